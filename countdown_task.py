@@ -1,0 +1,307 @@
+"""Countdown: combine every given number exactly once with + - * / to reach a target.
+
+Problems, the prompt, an exact verifier and the reward components. Nothing here knows about RL.
+
+    python countdown_task.py 3 7 12 --target 33                 # what the base model writes
+    python countdown_task.py 3 7 12 --target 33 --model runs/grpo-seed1/checkpoint
+"""
+
+import argparse
+import ast
+import hashlib
+import json
+import operator
+import random
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+PROMPT = (
+    "Using the numbers {numbers}, write an expression that equals {target}. "
+    "Use every number exactly once, with + - * / and parentheses only. "
+    "Show your work in <think> </think> tags, then return the final expression in "
+    "<answer> </answer> tags, for example <answer>(1+2)*3</answer>."
+)
+HELD_OUT_SHARE = 0.15  # of all problems, by hash
+MAX_ANSWER_CHARS = 200  # bounds parsing time and nesting depth; six operands need about 40
+BREVITY_CHARS = 100  # `brevity` pays completions of at most this many characters
+OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+AST_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong; the message names the option and what to do."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    numbers: tuple[int, ...]
+    target: int
+
+
+def prompt_text(problem):
+    """The same words for every model; the chat template and the opening <think> come later."""
+    numbers = ", ".join(map(str, problem.numbers))
+    return PROMPT.format(numbers=f"[{numbers}]", target=problem.target)
+
+
+# -------------------------------------------------------------------------------------------------
+# Problems
+
+
+def is_held_out(problem):
+    """Split by a hash of (sorted numbers, target): no permutation leaks from train to held-out."""
+    key = f"{sorted(problem.numbers)}->{problem.target}".encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") < HELD_OUT_SHARE * 2**32
+
+
+class CountdownTask:
+    """A source of problems: generated (solvable by construction) or read from a file.
+
+    Generated problems follow the rule of the TV show: every intermediate result is a positive
+    whole number. `sample` draws with replacement, `held_out` returns distinct problems.
+    """
+
+    def __init__(self, operands=3, max_number=12, min_target=10, max_target=60, data=""):
+        if not 2 <= operands <= 6:
+            raise InputError(f"--operands {operands}: choose 2 to 6 numbers per problem")
+        if max_number < 1:
+            raise InputError(f"--max_number {max_number}: numbers run from 1, so at least 1")
+        if not 1 <= min_target <= max_target:
+            raise InputError(
+                f"--min_target {min_target} --max_target {max_target}: need 1 <= min <= max"
+            )
+        self.operands, self.max_number = operands, max_number
+        self.min_target, self.max_target = min_target, max_target
+        self.pool = read_problems(data) if data else None
+        if self.pool and all(map(is_held_out, self.pool)):
+            raise InputError(f"--data {data}: every problem falls in the held-out split; add more")
+
+    def sample(self, count, rng, held_out=False):
+        """`count` problems of one split, drawn with the given random.Random."""
+        if self.pool is not None:
+            pool = [p for p in self.pool if is_held_out(p) == held_out]
+            if not pool:
+                raise InputError("--data: no problem falls in the held-out split; add more")
+            return [rng.choice(pool) for _ in range(count)]
+        problems = []
+        for _ in range(20_000 + 2_000 * count):
+            problem = self._generate(rng)
+            if problem and is_held_out(problem) == held_out:
+                problems.append(problem)
+                if len(problems) == count:
+                    return problems
+        raise InputError(
+            f"--operands {self.operands} --max_number {self.max_number} --min_target "
+            f"{self.min_target} --max_target {self.max_target}: too few problems; widen the range"
+        )
+
+    def held_out(self, count, seed=0):
+        """`count` distinct held-out problems (no two with the same numbers and target)."""
+        rng, found, fruitless = random.Random(f"held-out {seed}"), {}, 0
+        while len(found) < count and fruitless < 10:
+            before = len(found)
+            for problem in self.sample(count, rng, held_out=True):
+                found.setdefault((tuple(sorted(problem.numbers)), problem.target), problem)
+            fruitless = fruitless + 1 if len(found) == before else 0
+        if len(found) < count:
+            raise InputError(
+                f"--eval_problems {count}: only {len(found)} distinct held-out problems found; "
+                "ask for fewer or widen --max_number / --max_target / --data"
+            )
+        return list(found.values())[:count]
+
+    def _generate(self, rng):
+        numbers = [rng.randint(1, self.max_number) for _ in range(self.operands)]
+        values = list(numbers)
+        while len(values) > 1:
+            a, b = (values.pop(rng.randrange(len(values))) for _ in range(2))
+            symbol = rng.choice("+-*/")
+            value = OPERATORS[symbol](a, b)
+            if value < 1 or value != int(value):
+                return None
+            values.append(int(value))
+        if self.min_target <= values[0] <= self.max_target:
+            return Problem(tuple(numbers), values[0])
+        return None
+
+
+def read_problems(path):
+    """Problems from JSON lines (or parquet, if pyarrow is installed) with `numbers` or `nums`."""
+    if not Path(path).is_file():
+        raise InputError(f"--data {path}: no such file")
+    number, problems = 0, []
+    try:
+        if path.endswith(".parquet"):
+            import pyarrow.parquet
+
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        else:
+            rows = Path(path).read_text(encoding="utf-8-sig").split("\n")
+        for number, row in enumerate(rows, 1):  # noqa: B007, the errors below name it
+            if isinstance(row, str):
+                if not row.strip():
+                    continue
+                row = json.loads(row)
+            numbers = row["numbers"] if "numbers" in row else row["nums"]
+            values = [*numbers, row["target"]]
+            if any(type(value) is not int or value < 1 for value in values) or len(numbers) < 2:
+                raise ValueError("need at least two numbers and a target, all whole and positive")
+            problems.append(Problem(tuple(numbers), row["target"]))
+    except ModuleNotFoundError as error:
+        raise InputError(f"--data {path}: pip install pyarrow, or convert it to JSONL") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"--data {path}, row {number}: need numbers (or nums) and target ({error!r})"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"--data {path}, row {number}: {error}") from error
+    if not problems:
+        raise InputError(f"--data {path}: the file holds no problem")
+    return problems
+
+
+def solve(problem):
+    """An expression that solves the problem, by exhaustive exact search, or None."""
+
+    def search(terms):  # terms: list of (Fraction, text); combine any ordered pair, recurse
+        if len(terms) == 1:
+            return terms[0][1] if terms[0][0] == problem.target else None
+        for i in range(len(terms)):
+            for j in range(len(terms)):
+                if i == j:
+                    continue
+                (a, text_a), (b, text_b) = terms[i], terms[j]
+                rest = [term for k, term in enumerate(terms) if k not in (i, j)]
+                for symbol, apply in OPERATORS.items():
+                    if (symbol in "+*" and i > j) or (symbol == "/" and b == 0):
+                        continue
+                    found = search([*rest, (apply(a, b), f"({text_a}{symbol}{text_b})")])
+                    if found:
+                        return found
+        return None
+
+    found = search([(Fraction(number), str(number)) for number in problem.numbers])
+    return found[1:-1] if found and found.startswith("(") else found
+
+
+# -------------------------------------------------------------------------------------------------
+# The verifier: exact, total (any text gets a verdict), never eval
+
+
+def extract_answer(completion):
+    """What the last <answer> after the first </think> encloses, or None if it is not closed."""
+    _, _, conclusion = completion.partition("</think>")
+    _, opened, answer = conclusion.rpartition("<answer>")
+    answer, closed, _ = answer.partition("</answer>")
+    return answer.strip() if opened and closed else None
+
+
+def evaluate_expression(text):
+    """(value, numbers used) of an expression over whole numbers; ValueError if it is not one."""
+    if len(text) > MAX_ANSWER_CHARS or not re.fullmatch(r"[0-9+\-*/() ]+", text):
+        raise ValueError("only digits, + - * /, parentheses and spaces")
+    numbers = []
+
+    def walk(node):
+        if isinstance(node, ast.BinOp) and type(node.op) in AST_OPERATORS:
+            return OPERATORS[AST_OPERATORS[type(node.op)]](walk(node.left), walk(node.right))
+        if isinstance(node, ast.Constant) and type(node.value) is int:
+            numbers.append(node.value)
+            return Fraction(node.value)
+        raise ValueError(f"{type(node).__name__} is not allowed")  # **, //, unary minus, calls
+
+    try:
+        return walk(ast.parse(text.strip(), mode="eval").body), numbers
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
+        raise ValueError(str(error)) from error
+
+
+def is_correct(completion, problem):
+    """Does the completion's final answer use every number exactly once and hit the target?"""
+    answer = extract_answer(completion)
+    if answer is None:
+        return False
+    try:
+        value, numbers = evaluate_expression(answer)
+    except ValueError:
+        return False
+    return value == problem.target and sorted(numbers) == sorted(problem.numbers)
+
+
+# -------------------------------------------------------------------------------------------------
+# Reward components: (completion, problem) -> float. All values are exact in float32.
+
+
+def answer_reward(completion, problem):
+    """1 if the answer is right, else 0."""
+    return float(is_correct(completion, problem))
+
+
+def format_reward(completion, problem):
+    """1 if the completion reads `thought</think> <answer>...</answer>` and nothing else, else 0.
+
+    The prompt has already opened <think>.
+    """
+    conclusion = completion.partition("</think>")[2].strip()
+    one_block = conclusion.startswith("<answer>") and conclusion.endswith("</answer>")
+    tags = [completion.count(tag) for tag in ("<think>", "</think>", "<answer>", "</answer>")]
+    return float(one_block and tags == [0, 1, 1, 1])
+
+
+def brevity_reward(completion, problem):
+    """1 if the completion has at most BREVITY_CHARS characters, else 0, right or wrong."""
+    return float(len(completion) <= BREVITY_CHARS)
+
+
+REWARDS = {"answer": answer_reward, "format": format_reward, "brevity": brevity_reward}
+
+
+# -------------------------------------------------------------------------------------------------
+# Play: what does a model write for this problem, and what does the verifier say?
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("numbers", type=int, nargs="+", help="the numbers, for example 3 7 12")
+    parser.add_argument("--target", type=int, required=True, help="the number to reach")
+    parser.add_argument("--model", default="base_model", help="model folder or hub id")
+    parser.add_argument("--samples", type=int, default=1, help="completions to draw")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling")
+    parser.add_argument("--max_new_tokens", type=int, default=256, help="budget of a completion")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    args = parser.parse_args()
+    if not 2 <= len(args.numbers) <= 6 or min([*args.numbers, args.target]) < 1:
+        parser.error("give 2 to 6 numbers, and make them and --target positive")
+    if args.samples < 1 or args.max_new_tokens < 1 or args.temperature <= 0:
+        parser.error("--samples, --max_new_tokens and --temperature must be positive")
+    problem = Problem(tuple(args.numbers), args.target)
+
+    import common  # here, because both import this file
+    import grpo
+
+    try:
+        model, tokenizer = common.load_model(args.model)
+        config = grpo.Config(
+            group_size=args.samples,
+            temperature=args.temperature,
+            max_new_tokens=args.max_new_tokens,
+        )
+        generator = common.torch_stream(args.seed, "play")
+        rollout = grpo.sample_groups(model, tokenizer, [problem], config, generator)
+    except InputError as error:
+        parser.error(str(error))
+    print(prompt_text(problem))
+    for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
+        print(f"\n<think>{completion}\n")
+        verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
+        print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
+    solution = solve(problem)
+    print(f"\na true solution: {solution}" if solution else "\nthis problem has no solution")
+
+
+if __name__ == "__main__":
+    main()

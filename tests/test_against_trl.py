@@ -1,0 +1,359 @@
+"""Every script against TRL's own code: same loss, gradient, advantages and clip counts.
+
+TRL is called, never re-typed. Two of its methods run here, unbound, on a bare namespace:
+`_generate_and_score_completions` (masks, old and reference log-probs, advantages, token count) and
+`_compute_loss`. Only what would need a model, generation or reward functions is replaced. The
+flags go through GRPOConfig, so that a misspelt or renamed flag fails.
+"""
+
+import inspect
+from collections import defaultdict
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+pytest.importorskip("requests", reason="TRL's trainer imports it but does not declare it")
+
+from trl import GRPOConfig, GRPOTrainer
+from trl.rewards import get_soft_overlong_punishment
+from trl.trainer.utils import split_tensor_dict
+
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")
+
+# Our script -> the TRL flags that must mean the same. Numbers where the paper states them.
+TRL_FLAGS = {
+    "grpo": lambda config: {
+        "loss_type": "grpo",
+        "scale_rewards": "group",
+        "beta": 0.04,
+        "epsilon": 0.2,
+        "epsilon_high": 0.2,
+        "use_bias_correction_kl": False,  # TRL's default multiplies k3 by the ratio
+    },
+    "dr_grpo": lambda config: {
+        "loss_type": "dr_grpo",
+        "scale_rewards": "none",  # a second flag: loss_type alone keeps the division by the std
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "epsilon_high": 0.2,
+        "max_completion_length": config.max_new_tokens,
+    },
+    "dapo": lambda config: {
+        "loss_type": "dapo",
+        "scale_rewards": "group",
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+        "mask_truncated_completions": config.mask_truncated,
+    },
+    "gspo": lambda config: {
+        "loss_type": "grpo",
+        "importance_sampling_level": "sequence",
+        "scale_rewards": "group",
+        "beta": config.kl_coef,
+        "epsilon": config.clip_low,
+        "epsilon_high": config.clip_high,
+        "use_bias_correction_kl": False,
+    },
+    "gdpo": lambda config: {
+        "loss_type": "grpo",
+        "multi_objective_aggregation": "normalize_then_sum",
+        "beta": config.kl_coef,
+        "epsilon": config.clip_low,
+        "epsilon_high": config.clip_high,
+        "use_bias_correction_kl": False,
+    },
+    "cispo": lambda config: {
+        "loss_type": "cispo",
+        "scale_rewards": "group",
+        "beta": 0.0,
+        "epsilon_high": 1 + config.clip_high,  # TRL's cap is the weight itself
+    },
+}
+SCRIPTS = pytest.mark.parametrize("script", TRL_FLAGS)
+
+LENGTHS = [7, 1, 4, 2, 6, 1, 3, 5]  # ragged, with two rows of one token
+MICRO_BATCHES = {
+    "whole": [[0, 1, 2, 3, 4, 5, 6, 7]],
+    "split": [[6, 0, 3], [1], [7, 4, 2, 5]],  # uneven in rows and in tokens, out of order
+    "single": [[0], [1], [2], [3], [4], [5], [6], [7]],
+}
+EOS, PAD = 2, 0
+
+
+def equal(ours, trl):
+    torch.testing.assert_close(ours, trl, rtol=1e-9, atol=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------
+# TRL on a namespace
+
+
+def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumulation=1):
+    """What TRL's two methods read of their trainer; rewards (P, G, K), old and ref (B, T)."""
+    P, G, K = rewards.shape
+    completion_ids = [[5] * (n - 1) + [5 if i in truncated else EOS] for i, n in enumerate(lengths)]
+    args = GRPOConfig(
+        output_dir="unused",
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        num_generations=G,
+        per_device_train_batch_size=P * G // accumulation,
+        gradient_accumulation_steps=accumulation,
+        steps_per_generation=accumulation,  # the generation batch is one optimizer minibatch
+        num_iterations=2,  # else TRL takes the ratio to be 1 and computes no old log-probs
+        # dapo.py's overlong punishment is one more reward column, of weight 1; so it is in TRL
+        reward_weights=[*config.reward_weights, 1.0][:K],
+        **TRL_FLAGS[script](config),
+    )
+    fields = vars(args) | {
+        "args": args,
+        "accelerator": SimpleNamespace(
+            device=torch.device("cpu"),
+            process_index=0,
+            num_processes=1,
+            gather=lambda tensor: tensor,
+            reduce=lambda tensor, reduction: tensor,
+        ),
+        "model": SimpleNamespace(training=True, is_gradient_checkpointing=False, logprobs=old),
+        "ref_model": SimpleNamespace(logprobs=ref),
+        "epsilon_low": args.epsilon,
+        "reward_weights": torch.tensor(args.reward_weights, dtype=torch.float32),
+        "reward_funcs": [None] * K,
+        "reward_func_names": [f"reward_{k}" for k in range(K)],
+        "current_gradient_accumulation_steps": accumulation,
+        "environment_factories": None,
+        "environments": None,
+        "tools": None,
+        "aux_loss_enabled": False,
+        "_entropy_bonus_enabled": False,
+        "_tokenizer": SimpleNamespace(pad_token_id=PAD, eos_token_id=EOS),
+        "processing_class": SimpleNamespace(batch_decode=lambda ids, **_: [""] * len(ids)),
+        "_metrics": {"train": defaultdict(list)},
+        "_logs": defaultdict(list, rewards=defaultdict(list)),
+        "_pending_extra_logs": {},
+        "_pending_metrics": {},
+        "_generate": lambda prompts: (
+            [[1, 1] for _ in prompts],
+            completion_ids,
+            None,
+            [""] * len(prompts),
+            None,
+            {},
+            None,
+            None,
+        ),
+        "_calculate_rewards": lambda *_: rewards.reshape(P * G, K).clone(),
+        "_get_per_token_logps_and_entropies": lambda model, *_, **__: (
+            model.logprobs,
+            torch.zeros_like(model.logprobs),
+            None,
+        ),
+    }
+    return SimpleNamespace(**fields)
+
+
+def trl_score(trainer, rows):
+    """TRL's own batch: what it generates, scores and hands to its loss."""
+    batch = GRPOTrainer._generate_and_score_completions(trainer, [{"prompt": ""}] * rows)
+    assert "old_per_token_logps" in batch
+    return batch
+
+
+def trl_loss(trainer, batch, logprobs):
+    return GRPOTrainer._compute_loss(trainer, SimpleNamespace(logprobs=logprobs), batch)
+
+
+# -------------------------------------------------------------------------------------------------
+# Our side
+
+
+def our_loss(module, config, batch, rows):
+    """Loss and metrics of one micro-batch, trimmed to its longest row as update_policy does."""
+    mask = batch.mask[rows]
+    T = max(int(mask.sum(1).max()), 1)
+    tensors = [batch.logprobs[rows, :T], batch.old[rows, :T]]
+    if "ref_logprobs" in inspect.signature(module.policy_loss).parameters:
+        tensors.append(batch.ref[rows, :T])
+    token_loss, metrics = module.policy_loss(
+        *tensors, batch.advantages[rows, None], mask[:, :T], config
+    )
+    counts = len(batch.mask), batch.mask.sum()
+    return module.aggregate_loss(token_loss, mask[:, :T], *counts, config), metrics
+
+
+def random_batch(far):
+    """Float64 log-probs (B, T). Far: every sign of A meets rows that rose and rows that fell.
+
+    Positions off the mask hold noise, so that a term that forgets the mask shows.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    B, T = len(LENGTHS), max(LENGTHS)
+    logprobs = -noise(B, T).abs() - 0.1
+    drift = 0.6 * torch.tensor([1, 1, -1, -1, 1, 1, 1, -1])[:, None] + 0.5 * noise(B, T)
+    sign = torch.tensor([1.0, -1.0] * 4)
+    return SimpleNamespace(
+        old=logprobs - drift if far else logprobs.clone(),
+        ref=logprobs + 0.5 * noise(B, T),
+        mask=(torch.arange(T) < torch.tensor(LENGTHS)[:, None]).double(),
+        advantages=sign * (0.2 + noise(B).abs()),
+        logprobs=logprobs.requires_grad_(),
+    )
+
+
+def trl_of(script, config, batch, truncated=(), accumulation=1):
+    """TRL's trainer and batch for ours; its advantages are replaced, test_advantages has those."""
+    rewards = torch.zeros(2, 4, len(config.reward_components), dtype=torch.float64)
+    trainer = trl_trainer(
+        script, config, rewards, LENGTHS, batch.old, batch.ref, truncated, accumulation
+    )
+    return trainer, trl_score(trainer, len(LENGTHS)) | {"advantages": batch.advantages}
+
+
+def grad(loss, batch):
+    (gradient,) = torch.autograd.grad(loss, batch.logprobs, retain_graph=True)
+    assert gradient[batch.mask > 0].any() and not gradient[batch.mask == 0].any()
+    return gradient
+
+
+# -------------------------------------------------------------------------------------------------
+# Loss
+
+
+@SCRIPTS
+@pytest.mark.parametrize("far", [False, True], ids=["ratio 1", "far"])
+@pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
+def test_loss_and_gradient(script, far, micro_batches):
+    """Our micro-batches, summed, against TRL's loss on the whole minibatch."""
+    module = import_module(script)
+    config, batch = module.Config(), random_batch(far)
+    trainer, trl_batch = trl_of(script, config, batch)
+    equal(trl_batch["completion_mask"].double(), batch.mask)
+    theirs = trl_loss(trainer, trl_batch, batch.logprobs)
+    ours = sum(our_loss(module, config, batch, rows)[0] for rows in MICRO_BATCHES[micro_batches])
+    equal(ours, theirs)
+    equal(grad(ours, batch), grad(theirs, batch))
+
+    clipped = {name: sum(v) for name, v in trainer._metrics["train"].items() if "clip" in name}
+    sides = {"cispo": ["cispo_clip_ratio"]}.get(
+        script, ["clip_ratio/low_mean", "clip_ratio/high_mean"]
+    )
+    assert all((clipped[side] > 0) == far for side in sides), clipped
+
+
+@SCRIPTS
+def test_trl_accumulation(script):
+    """TRL accumulating two micro-batches gives the minibatch that ours gives."""
+    module = import_module(script)
+    config, batch = module.Config(), random_batch(far=True)
+    trainer, trl_batch = trl_of(script, config, batch, accumulation=2)
+    theirs = sum(
+        trl_loss(trainer, part, logprobs)
+        for part, logprobs in zip(
+            split_tensor_dict(trl_batch, 2), batch.logprobs.chunk(2), strict=True
+        )
+    )
+    ours = our_loss(module, config, batch, MICRO_BATCHES["whole"][0])[0]
+    equal(ours, theirs)
+    equal(grad(ours, batch), grad(theirs, batch))
+
+
+def test_overlong_filtering():
+    """dapo.py's mask_truncated against TRL's: truncated rows leave the loss and its denominator."""
+    module = import_module("dapo")
+    config, batch, truncated = module.Config(mask_truncated=True), random_batch(far=True), [0, 5]
+    trainer, trl_batch = trl_of("dapo", config, batch, truncated)
+    batch.mask[truncated] = 0
+    equal(trl_batch["completion_mask"].double(), batch.mask)
+    theirs = trl_loss(trainer, trl_batch, batch.logprobs)
+    for micro_batches in MICRO_BATCHES.values():
+        ours = sum(our_loss(module, config, batch, rows)[0] for rows in micro_batches)
+        equal(ours, theirs)
+        equal(grad(ours, batch), grad(theirs, batch))
+
+
+@SCRIPTS
+def test_metrics(script):
+    """What the scripts log as clipped share and KL is what TRL logs."""
+    module = import_module(script)
+    config, batch = module.Config(), random_batch(far=True)
+    trainer, trl_batch = trl_of(script, config, batch)
+    trl_loss(trainer, trl_batch, batch.logprobs)
+    metrics = our_loss(module, config, batch, MICRO_BATCHES["whole"][0])[1]
+    if script == "cispo":  # TRL counts A > 0 only, although its cap acts on both signs
+        counted = {"cispo_clip_ratio": metrics["clip_high"] & (batch.advantages[:, None] > 0)}
+    else:
+        counted = {f"clip_ratio/{side}_mean": metrics[f"clip_{side}"] for side in ("low", "high")}
+    if "kl_ref" in metrics:
+        counted["kl"] = metrics["kl_ref"]
+    assert ("kl" in counted) == (trainer.beta > 0)
+    for name, values in counted.items():
+        weights = batch.mask if values.shape[1] > 1 else torch.ones_like(values)
+        mean = ((values * weights).sum() / weights.sum()).item()
+        assert trainer._metrics["train"][name] == [pytest.approx(mean, rel=1e-6)], name  # float32
+
+
+# -------------------------------------------------------------------------------------------------
+# Advantages
+
+
+P, G = 13, 5  # TRL's nanstd takes n / (n - 1) in float32: exact for n = G = 5 and n = P G = 65
+SIGNAL = P - 2  # the last two groups have none
+
+
+def random_rewards(columns):
+    """(P, G, K) float64; among them binary groups and groups that vary in one component only.
+
+    0.7 is there because its float32 mean over a group need not be 0.7.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.rand(P, G, columns, generator=generator, dtype=torch.float64)
+    rewards[1] = rewards[1].round()
+    rewards[2, :, 0] = 1.0
+    rewards[3], rewards[3, 1, 0] = 0.0, 1.0
+    rewards[-2], rewards[-1] = 0.0, 0.7
+    return rewards
+
+
+@SCRIPTS
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_advantages(script, dtype):
+    """Same advantages on groups with signal; without signal ours are 0 and TRL's are rounding.
+
+    float64 tests the formula, float32 what training runs on.
+    """
+    module = import_module(script)
+    config = module.Config()
+    columns = len(config.reward_components) + (script == "dapo")  # + overlong punishment
+    rewards = random_rewards(columns).to(dtype)
+    nothing = torch.zeros(P * G, 1)
+    trainer = trl_trainer(script, config, rewards, [1] * P * G, nothing, nothing)
+    theirs = trl_score(trainer, P * G)["advantages"].view(P, G)
+    ours = module.compute_advantages(rewards, config)
+    assert (ours.shape, ours.dtype) == ((P, G), dtype)
+    assert (ours[:SIGNAL].amax(1) > 0).all() and (ours[:SIGNAL].amin(1) < 0).all()
+    tolerance, rounding = (1e-9, 1e-9) if dtype == torch.float64 else (1e-5, 5e-3)
+    torch.testing.assert_close(ours[:SIGNAL], theirs[:SIGNAL], rtol=0, atol=tolerance)
+    torch.testing.assert_close(ours[SIGNAL:], theirs[SIGNAL:], rtol=0, atol=rounding)
+    assert not ours[SIGNAL:].any()
+
+
+def test_overlong_punishment():
+    """dapo.py's Eq. 13 against TRL's reward function, at every length."""
+    module = import_module("dapo")
+    config = module.Config()
+    lengths = range(1, config.max_new_tokens + 1)
+    theirs = get_soft_overlong_punishment(config.max_new_tokens, config.overlong_cache)(
+        completion_ids=[[EOS] * n for n in lengths]
+    )
+    ours = module.soft_overlong_punishment(torch.tensor(lengths), config)
+    torch.testing.assert_close(ours, torch.tensor(theirs))
+    assert ours[-1] == -1 and ours[0] == 0

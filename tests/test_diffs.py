@@ -1,0 +1,171 @@
+"""The diff contract: a variant differs from grpo.py where its axes move, and nowhere else."""
+
+import ast
+import difflib
+import re
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+NO_KL = {key: {"KL"} for key in ["Config", "Rollout", "policy_loss", "update_policy", "train"]}
+MEAN = {"aggregate_loss": {"length + std"}}
+CLIP = {"Config": {"clip width"}, "policy_loss": {"granularity"}}
+BOTH = {"Config": {"KL", "clip width"}, "policy_loss": {"KL", "clip width"}}
+DRAW = {"Config": {"KL", "clip width", "sampling"}, "policy_loss": {"KL"}}
+DRAW |= {key: {"sampling"} for key in ["imports", "sample_batch", "compute_advantages"]}
+# variant: (changed lines outside the docstring at most, {where: which axes}, new functions)
+CONTRACT = {
+    "dr_grpo": (45, NO_KL | MEAN | {"compute_advantages": {"length + std"}}, set()),
+    "dapo": (110, NO_KL | MEAN | DRAW, {"join_groups", "soft_overlong_punishment"}),
+    "gspo": (20, CLIP, set()),
+    "gdpo": (20, {"compute_advantages": {"advantage"}}, set()),
+    "cispo": (45, NO_KL | MEAN | BOTH, set()),
+}
+NEW_OPTIONS = {"dapo": ["max_refills", "overlong_cache", "mask_truncated"]}
+MARKER = re.compile(r"#.*<- (granularity|clip width|length \+ std|KL|advantage|sampling)")
+
+
+def read(name):
+    return (HERE / f"{name}.py").read_text(encoding="utf-8")
+
+
+def code_lines(source):
+    """[(line, the top-level function or class it belongs to)], the docstring left out."""
+    tree, where = ast.parse(source), {}
+    for node in tree.body[1:]:
+        label = "imports" if isinstance(node, ast.Import | ast.ImportFrom) else "other"
+        label = getattr(node, "name", label)
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        where |= dict.fromkeys(range(first, node.end_lineno + 1), label)
+    skip = tree.body[0].end_lineno
+    lines = source.splitlines()
+    return [(line, where.get(i, "between")) for i, line in enumerate(lines[skip:], skip + 1)]
+
+
+def top_level_names(source):
+    return [node.name for node in ast.parse(source).body if hasattr(node, "name")]
+
+
+def options(source):
+    config = next(n for n in ast.parse(source).body if getattr(n, "name", "") == "Config")
+    return [statement.target.id for statement in config.body]
+
+
+def squeeze(lines):
+    """The text without white space, comments and trailing commas: equal if only reflowed."""
+    return re.sub(r"[\s,]", "", re.sub(r"  #.*", "", "\n".join(line for line, _ in lines)))
+
+
+def shape(line):
+    """The line with every name alike: equal for two lines if names alone differ."""
+    return re.sub(r"[A-Za-z_]\w*", "x", line)
+
+
+def violations(name, variant, hub=None):
+    """What breaks the contract, as a list of sentences."""
+    hub = hub or read("grpo")
+    budget, allowed, new = CONTRACT[name]
+    old, found, changed = code_lines(hub), [], 0
+    lines = code_lines(variant)
+    matcher = difflib.SequenceMatcher(None, [x for x, _ in old], [x for x, _ in lines], False)
+    for tag, a, b, c, d in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        removed, added = old[a:b], lines[c:d]
+        changed += len(removed) + len(added)
+        places = {place for line, place in removed + added if line.strip()}
+        first = (added or removed)[0][0].strip()
+        if not places or not places <= set(allowed) | new:
+            found.append(f"outside the allowed functions, in {sorted(places)}: {first}")
+        for line, place in added:
+            axis = MARKER.search(line)
+            if axis and place not in new and axis[1] not in allowed.get(place, ()):
+                found.append(f"{place} may not move {axis[1]}: {line}")
+            twins = [x for x, _ in removed if x.strip() and shape(x) == shape(line) and x != line]
+            if twins and not axis:
+                found.append(f"renamed: {line}")
+        if squeeze(removed) == squeeze(added):
+            found.append(f"reflowed, no axis moved: {first}")
+        if added and not places & new and not any(MARKER.search(line) for line, _ in added):
+            found.append(f"unmarked: {first}")
+        if not added and not all(re.search("ref|kl_", line) for line, _ in removed):
+            found.append(f"removed without a marker: {first}")
+    for function in new:
+        if not any(f"def {function}(" in line and MARKER.search(line) for line, _ in lines):
+            found.append(f"unmarked function {function}")
+    if changed > budget:
+        found.append(f"{changed} changed lines, {budget} allowed")
+    if [n for n in top_level_names(variant) if n not in new] != top_level_names(hub):
+        found.append("functions renamed or reordered")
+    kept = [o for o in options(variant) if o not in NEW_OPTIONS.get(name, [])]
+    if kept != [o for o in options(hub) if o in kept]:
+        found.append("options renamed or reordered")
+    return found
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract(name):
+    assert violations(name, read(name)) == []
+
+
+@pytest.mark.parametrize("name", ["grpo", *CONTRACT])
+def test_length_and_docstring(name):
+    source = read(name)
+    assert len(source.splitlines()) <= 350
+    assert max(map(len, source.splitlines())) <= 100
+    doc = ast.get_docstring(ast.parse(source))
+    for part in ("arXiv:", "Coordinates on the six axes:", "vs grpo.py:", "Not implemented:"):
+        assert part in doc
+    for axis in ("granularity", "clip width", "length + std", "KL", "advantage", "sampling"):
+        assert re.search(rf"^    {re.escape(axis)}  +\S", doc, re.MULTILINE)
+
+
+def swap(text, old, new):
+    assert old in text
+    return text.replace(old, new, 1)
+
+
+MUTATIONS = {
+    "reflowed line": lambda s: swap(
+        s, "    completions = [\n        tokenizer", "    completions = [tokenizer"
+    ),
+    "reflowed and marked": lambda s: swap(
+        s,
+        "mask, targets = mask[:, :T], rollout.completion_ids[rows, :T]\n",
+        "mask = mask[:, :T]\n    targets = rollout.completion_ids[rows, :T]  # <- KL: no\n",
+    ),
+    "renamed variable": lambda s: s.replace("attention_mask", "prompt_mask_"),
+    "renamed variable in an allowed function": lambda s: s.replace("clipped", "bounded"),
+    "moved blank line": lambda s: swap(s, "    with common.autocast", "\n    with common.autocast"),
+    "changed comment": lambda s: swap(s, "# EOS is trained", "# eos is trained"),
+    "changed default": lambda s: swap(
+        s, "steps: int = HfArg(default=30", "steps: int = HfArg(default=3"
+    ),
+    "marked, but not its function": lambda s: swap(
+        s, "optimizer.zero_grad()", "optimizer.zero_grad(True)  # <- sampling: no"
+    ),
+    "function renamed": lambda s: s.replace("rollout_logprobs", "all_logprobs"),
+    "options reordered": lambda s: swap(
+        swap(s, "    seed: int", "    later: int"), "    steps: int", "    seed: int"
+    ),
+    "markers removed": lambda s: s.replace("# <-", "#"),
+    "lines removed": lambda s: swap(s, "        optimizer.zero_grad()\n", ""),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.parametrize("name", CONTRACT)
+def test_contract_can_fail(name, mutation):
+    source = read(name)
+    if mutation == "renamed variable in an allowed function" and "clipped =" not in source:
+        pytest.skip("cispo.py clips a weight")
+    assert violations(name, MUTATIONS[mutation](source))
+
+
+def test_budget_can_fail():
+    padded = read("gspo").replace(
+        "    ratio = torch.exp(log_ratio)",
+        "    log_ratio = log_ratio + 0\n" * 20 + "    ratio = torch.exp(log_ratio)",
+    )
+    assert any("allowed" in sentence for sentence in violations("gspo", padded))

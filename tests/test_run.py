@@ -1,0 +1,307 @@
+"""A run as its user has it: its folder, kills, Ctrl-C, bad input, same numbers again, learning."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import transformers
+
+import common
+import grpo
+
+KILLS = int(os.environ.get("GRPO_KILLS", 3))
+STEPS = 2 * KILLS
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
+METRICS = {
+    *("reward", "reward_brevity", "reward_format", "accuracy", "length", "length_right"),
+    *("length_wrong", "truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
+    *("kl_ref", "grad_norm", "groups_without_signal", "completions_sampled", "tokens_sampled"),
+    *("seconds", "seconds_sampling", "seconds_updating", "tokens_per_second_sampling"),
+    *("tokens_per_second_updating", "peak_memory_mb"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(llama_folder):
+    """Options of a run of seconds in which every step learns something (`brevity` varies)."""
+    tiny = {"model": llama_folder, "steps": STEPS, "prompts_per_step": 4, "group_size": 8}
+    tiny |= {"minibatches": 2, "max_new_tokens": 32, "eval_problems": 4, "eval_every": 1}
+    tiny |= {"reward_components": ["brevity", "format"], "reward_weights": [1.0, 0.1]}
+    return {**tiny, "learning_rate": 1e-3, "checkpoint_every": 1, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """An undisturbed run of STEPS steps, as its own process."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    process = start(**tiny, output_dir=folder)
+    wait_for(process, "step ")
+    started = time.perf_counter()
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    pace = (time.perf_counter() - started) / STEPS
+    return SimpleNamespace(folder=folder, output=output, pace=pace, rows=training_rows(folder))
+
+
+def arguments(**options):
+    """Options as words of a command line; True is a bare flag, a list several words."""
+    words = []
+    for name, value in options.items():
+        values = value if isinstance(value, list) else [] if value is True else [value]
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
+def start(**options):
+    """grpo.py as a process of its own, one thread, on the CPU."""
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, str(common.HERE / "grpo.py"), *arguments(**options)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=common.HERE, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def wait_for(process, prefix):
+    """Reads the process's output up to the first line that starts like this."""
+    for line in process.stdout:
+        if line.startswith(prefix):
+            return
+    pytest.fail(f"no line {prefix!r}: {process.stderr.read()}")
+
+
+def train(**options):
+    grpo.train(grpo.Config(**options | {"output_dir": str(options["output_dir"])}))
+
+
+def rejected(monkeypatch, **options):
+    """The one line with which the command line refuses these options."""
+    monkeypatch.setattr(sys, "argv", ["grpo.py", *arguments(**options)])
+    with pytest.raises(SystemExit) as refusal:
+        common.launch(grpo.train, grpo.Config, grpo.__doc__)
+    message = refusal.value.code  # a text: Python prints it to stderr and exits with 1
+    assert isinstance(message, str) and "\n" not in message
+    return message
+
+
+def training_rows(folder):
+    """What metrics.jsonl says of training, step by step, without what the clock says."""
+    rows = [row for row in common.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# -------------------------------------------------------------------------------------------------
+# What a run leaves behind
+
+
+def test_run_directory(finished):
+    """Everything that the README's glossary and a later reader rely on, in strict JSON."""
+    names = {path.name for path in finished.folder.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoint"}
+    settings = json.loads((finished.folder / "config.json").read_text())
+    assert settings["script"] == "grpo" and settings["steps"] == STEPS
+    lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]  # NaN, Infinity
+    steps = [row for row in rows if "reward" in row]
+    assert [row["step"] for row in steps] == list(range(1, STEPS + 1))
+    assert all(row.keys() >= METRICS for row in steps)
+    assert all(row["updates"] > 0 for row in steps)  # else every test here is about nothing
+    evaluated = [row["step"] for row in rows if "eval_accuracy" in row]
+    assert evaluated == list(range(STEPS + 1))
+    samples = common.read_jsonl(finished.folder / "samples.jsonl")
+    assert {row["step"] for row in samples} == set(evaluated)
+    assert all(row.keys() >= {"numbers", "target", "right", "completion"} for row in samples)
+    transformers.AutoModelForCausalLM.from_pretrained(finished.folder / "checkpoint")
+    assert "held-out accuracy" in finished.output and str(finished.folder) in finished.output
+
+
+def test_metrics_are_complete_without_signal(tiny, tmp_path):
+    """A step that updates nothing still has every metric: plots need no special case."""
+    none = {"reward_components": ["answer"], "reward_weights": [1.0]}  # it never solves any
+    train(**tiny | none | {"steps": 1}, output_dir=tmp_path / "run")
+    (row,) = training_rows(tmp_path / "run")
+    assert row["updates"] == 0 and row["groups_without_signal"] == 1 and row["grad_norm"] == 0
+    assert row.keys() >= {"clip_low", "clip_high", "kl_ref", "ratio_min", "ratio_max"}
+
+
+# -------------------------------------------------------------------------------------------------
+# The same numbers again: seeds, evaluation, kill, Ctrl-C
+
+
+def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path):
+    """The same seed gives the same metrics, also without the evaluation after each step."""
+    train(**tiny | {"steps": 3, "eval_every": 0, "eval_problems": 1}, output_dir=tmp_path / "1")
+    train(**tiny | {"steps": 1, "seed": 2}, output_dir=tmp_path / "2")
+    assert training_rows(tmp_path / "1") == finished.rows[:3]
+    assert training_rows(tmp_path / "2")[0]["entropy"] != finished.rows[0]["entropy"]
+
+
+def test_killed_runs_end_like_an_undisturbed_one(tiny, finished, tmp_path):
+    """SIGKILL at random moments of the run; GRPO_KILLS=20 for a long one."""
+    rng, folder = random.Random(0), tmp_path / "run"
+    for _ in range(KILLS):
+        process = start(**tiny, output_dir=folder, **{"resume": True} if folder.exists() else {})
+        wait_for(process, "step ")
+        time.sleep(rng.uniform(0, 4 * finished.pace))
+        process.kill()
+        process.communicate()
+        saved = [folder / f"checkpoint{end}" for end in ("", ".old")]
+        for checkpoint in [path for path in saved if path.exists()][:1]:
+            common.load_model(str(checkpoint))
+            assert json.loads((checkpoint / "state.json").read_text())["step"] >= 0
+    train(**tiny, output_dir=folder, resume=True)
+    assert training_rows(folder) == finished.rows
+
+
+def test_death_before_any_file_operation(tiny, finished, tmp_path, monkeypatch):
+    """What random kills seldom hit: die before each rename and removal in turn, then resume."""
+    begun = tmp_path / "begun"
+    train(**tiny | {"steps": 1}, output_dir=begun)
+    for survived in range(100):
+        folder, left = tmp_path / str(survived), iter(range(survived))
+        shutil.copytree(begun, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(signal, "signal", lambda *_: None)  # the dead leave Ctrl-C alone
+            for module, name in ((os, "replace"), (shutil, "rmtree")):
+                patch.setattr(module, name, mortal(getattr(module, name), left))
+            with contextlib.suppress(KeyboardInterrupt):
+                train(**tiny | {"steps": 2}, output_dir=folder, resume=True)
+                break
+        train(**tiny | {"steps": 2}, output_dir=folder, resume=True)
+        assert training_rows(folder) == finished.rows[:2], survived
+    assert survived >= 6  # config, two logs, state, two renames
+
+
+def mortal(operation, left):
+    """`operation`, until the shared iterator `left` runs out."""
+
+    def replacement(*args, **kwargs):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return operation(*args, **kwargs)
+
+    return replacement
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
+    process = start(**tiny, output_dir=tmp_path)
+    wait_for(process, "   1  ")
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert process.returncode == 1 and "finishing this step" in output
+    assert errors.startswith("stopped after step") and "--resume" in errors
+    assert errors.count("\n") == 1
+    assert common.Run(grpo.Config(**tiny, output_dir=str(tmp_path), resume=True), "grpo").done >= 1
+    train(**tiny, output_dir=tmp_path, resume=True)
+    assert training_rows(tmp_path) == finished.rows
+
+
+# -------------------------------------------------------------------------------------------------
+# What a run refuses
+
+
+def test_no_run_is_lost_by_mistake(tiny, finished, tmp_path, monkeypatch):
+    """Neither a repeated command, nor a wrong option beside --overwrite, nor --resume loses it."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    before, options = contents(folder), {**tiny, "output_dir": folder}
+    message = rejected(monkeypatch, **options)
+    assert "--resume" in message and "--overwrite" in message and str(folder) in message
+    wrong = {"overwrite": True, "model": tmp_path / "nowhere"}
+    assert "--model" in rejected(monkeypatch, **options | wrong)
+    both = {"resume": True, "overwrite": True}
+    assert "--overwrite" in rejected(monkeypatch, **options | both)
+    changed = {"resume": True, "learning_rate": 0.5}
+    assert "learning_rate 0.001, not 0.5" in rejected(monkeypatch, **options | changed)
+    other = {"output_dir": tmp_path / "none", "resume": True}
+    assert "--resume: no run in" in rejected(monkeypatch, **options | other)
+    model = {"output_dir": shutil.copytree(tiny["model"], tmp_path / "model"), "overwrite": True}
+    assert "--output_dir" in rejected(monkeypatch, **options | model)  # it has a config.json too
+    assert contents(folder) == before and not (tmp_path / "none").exists()
+
+
+def test_longer_resume_goes_on_and_overwrite_starts_over(tiny, finished, tmp_path):
+    folder = tmp_path / "run"
+    train(**tiny | {"steps": 2}, output_dir=folder)
+    train(**tiny | {"steps": 3}, output_dir=folder, resume=True)
+    assert training_rows(folder) == finished.rows[:3]
+    train(**tiny | {"steps": 1, "seed": 2}, output_dir=folder, overwrite=True)
+    assert [row["step"] for row in training_rows(folder)] == [1]
+    assert json.loads((folder / "config.json").read_text())["seed"] == 2
+
+
+BAD = {
+    "group_size": {"group_size": 1},
+    "max_new_tokens": {"max_new_tokens": 1000},  # the context has 256
+    "max_number": {"max_number": -5},
+    "reward_components": {"reward_components": ["honesty"], "reward_weights": [1.0]},
+    "reward_weights": {"reward_weights": [1.0, 2.0, 3.0]},
+    "temperature": {"temperature": 0},
+    "minibatches": {"minibatches": 3},
+    "steps": {"steps": -1},
+}
+HELD_OUT, TRAINING = (f'{{"numbers": [1, 2, {n}], "target": 11}}\n' for n in (8, 9))
+BAD_DATA = {  # file, what the message names; two held-out problems are wanted
+    "missing": (None, "--data"),
+    "empty": ("", "--data"),
+    "no held-out problem": (TRAINING, "--data"),
+    "no training problem": (HELD_OUT, "--data"),
+    "too few held-out problems": (HELD_OUT + TRAINING, "--eval_problems 2"),
+}
+
+
+@pytest.mark.parametrize("option", BAD)
+def test_bad_option(tiny, tmp_path, monkeypatch, option):
+    message = rejected(monkeypatch, **tiny | BAD[option], output_dir=tmp_path / "run")
+    assert f"--{option}" in message and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(tiny, tmp_path, monkeypatch, case):
+    file, (text, named) = tmp_path / "problems.jsonl", BAD_DATA[case]
+    if text is not None:
+        file.write_text(text)
+    wanted = 1 if case == "no training problem" else 2
+    options = {**tiny, "eval_problems": wanted, "data": file, "output_dir": tmp_path / "run"}
+    assert named in rejected(monkeypatch, **options) and not (tmp_path / "run").exists()
+
+
+def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
+    process = start(**tiny | {"model": tmp_path / "nowhere"}, output_dir=tmp_path / "run")
+    output, errors = process.communicate()
+    assert process.returncode == 1 and output == "" and not (tmp_path / "run").exists()
+    assert errors.startswith("grpo.py: --model") and errors.count("\n") == 1
+
+
+# -------------------------------------------------------------------------------------------------
+# It learns
+
+
+LEARNING_STEPS = 8  # the constant to tune when base_model changes: enough for twice LEAST_GAIN
+LEAST_GAIN = 0.08  # of 256 problems; the standard error of the difference is about 0.035
+
+
+def test_default_run_learns(tmp_path):
+    """grpo.py on base_model, all else by default: more held-out problems solved than before."""
+    options = {"steps": LEARNING_STEPS, "eval_every": 0, "eval_problems": 256}
+    process = start(**options, output_dir=tmp_path / "run")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    rows = common.read_jsonl(tmp_path / "run/metrics.jsonl")
+    first, last = (row["eval_accuracy"] for row in rows if "eval_accuracy" in row)
+    assert last - first >= LEAST_GAIN

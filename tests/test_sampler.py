@@ -1,0 +1,121 @@
+"""The sampler draws from exactly the distribution that training differentiates."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import common
+import grpo
+from countdown_task import Problem
+
+PROBLEMS = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
+CONFIG = grpo.Config(group_size=4, max_new_tokens=24, temperature=1.3)
+
+
+def sample(folder, config=CONFIG, problems=PROBLEMS, seed=0):
+    model, tokenizer = common.load_model(folder)
+    generator = torch.Generator().manual_seed(seed)
+    return model, tokenizer, grpo.sample_groups(model, tokenizer, problems, config, generator)
+
+
+def full_forward(model, tokenizer, rollout, row, config):
+    """Log-probs of one row from one plain forward: no cache, no padding, no batch."""
+    n = int(rollout.mask[row].sum())
+    prompt = rollout.prompts[row // config.group_size]
+    ids = torch.tensor([prompt + rollout.completion_ids[row, :n].tolist()])
+    with torch.no_grad():
+        logp = F.log_softmax(model(ids).logits[0, :-1].double() / config.temperature, -1)
+    logp = logp[len(prompt) - 1 :]
+    return logp.gather(-1, ids[0, len(prompt) :, None])[:, 0], -(logp.exp() * logp).sum(-1)
+
+
+@pytest.mark.parametrize("folder", ["llama_folder", "qwen_folder"])
+def test_sampler_logprobs_equal_full_forwards(folder, request):
+    """KV cache, left padding, sharing a prefill and dropping rows change nothing; temperature
+    is the sampling temperature; entropy is that of the distribution sampled from."""
+    model, tokenizer, rollout = sample(request.getfixturevalue(folder))
+    assert len({len(prompt) for prompt in rollout.prompts}) > 1  # so there is left padding
+    for row in range(len(rollout.mask)):
+        n = int(rollout.mask[row].sum())
+        logp, entropy = full_forward(model, tokenizer, rollout, row, CONFIG)
+        torch.testing.assert_close(rollout.logprobs[row, :n].double(), logp, atol=2e-5, rtol=0)
+        torch.testing.assert_close(rollout.entropy[row, :n].double(), entropy, atol=2e-5, rtol=0)
+        assert not rollout.logprobs[row, n:].any() and not rollout.entropy[row, n:].any()
+
+
+def test_old_logprobs_equal_the_training_forward(llama_folder):
+    """pi_old is what the update computes before its first step: ratios start at 1."""
+    model, _, rollout = sample(llama_folder)
+    config = replace(CONFIG, tokens_per_microbatch=100)
+    again = grpo.rollout_logprobs(model, rollout, config)
+    torch.testing.assert_close(again, rollout.logprobs, atol=2e-5, rtol=0)
+
+
+def test_rows_do_not_depend_on_their_batch(llama_folder):
+    """A prompt's samples are the same alone, without left padding and with rows dropped late."""
+    generous = replace(CONFIG, group_size=64)
+    _, _, together = sample(llama_folder, generous)
+    finished = 1 - together.truncated
+    assert 0 < finished.sum() < len(finished)  # some rows were dropped, some never
+    model, _ = common.load_model(llama_folder)
+    uniform = torch.rand(
+        3 * 64, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    for index in range(len(PROBLEMS)):
+        rows = slice(index * 64, (index + 1) * 64)
+        ids = torch.tensor([together.prompts[index]] * 64)
+        for t in range(24):  # the naive sampler: a full forward per token, nothing dropped
+            with torch.no_grad():
+                logits = model(ids).logits[:, -1].double() / CONFIG.temperature
+            cdf = F.softmax(logits, -1).cumsum(-1)
+            token = (cdf <= uniform[rows, t, None]).sum(-1, keepdim=True)
+            ids = torch.cat([ids, token.clamp(max=len(cdf[0]) - 1)], 1)
+        mask = together.mask[rows].bool()
+        naive = ids[:, -24:]
+        assert (naive == together.completion_ids[rows])[mask].float().mean() > 0.999
+
+
+def test_first_token_frequencies_match_exact_probabilities(llama_folder):
+    """Over the full vocabulary, no top-k, no top-p."""
+    config = replace(CONFIG, group_size=6000, max_new_tokens=1)
+    model, _, rollout = sample(llama_folder, config, PROBLEMS[:1])
+    with torch.no_grad():
+        logits = model(torch.tensor([rollout.prompts[0]])).logits[0, -1]
+    exact = F.softmax(logits.double() / config.temperature, -1)
+    counts = torch.bincount(rollout.completion_ids[:, 0], minlength=len(exact)).double()
+    expected = exact * 6000
+    common_tokens = expected > 5
+    chi2 = ((counts - expected) ** 2 / expected)[common_tokens].sum()
+    degrees = int(common_tokens.sum())
+    assert degrees > 20
+    assert chi2 < degrees + 5 * (2 * degrees) ** 0.5  # five sigma
+
+
+def test_generation_config_does_not_leak(qwen_folder):
+    """The folder asks for top-k 1 and temperature 0.3; samples of one group still differ."""
+    model, _, rollout = sample(qwen_folder)
+    assert model.generation_config.top_k == 1
+    assert len({tuple(ids) for ids in rollout.completion_ids[:4].tolist()}) > 1
+
+
+def test_mask_ends_with_eos(llama_folder):
+    """EOS is trained, what follows is not, a truncated row has no EOS; pad == eos does no harm."""
+    _, tokenizer, rollout = sample(llama_folder, replace(CONFIG, group_size=64))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    for ids, mask, cut in zip(
+        rollout.completion_ids, rollout.mask, rollout.truncated.tolist(), strict=True
+    ):
+        n = int(mask.sum())
+        assert mask[:n].all() and not mask[n:].any()
+        assert tokenizer.eos_token_id not in ids[: n - 1]
+        assert (ids[n - 1] == tokenizer.eos_token_id) == (not cut)
+        assert not cut or n == CONFIG.max_new_tokens
+    assert rollout.tokens_sampled == rollout.mask.sum()
+    assert rollout.completions_sampled == len(rollout.mask)
+
+
+def test_same_stream_same_samples(llama_folder):
+    one, two, other = (sample(llama_folder, seed=seed)[2] for seed in (0, 0, 1))
+    assert one.completions == two.completions != other.completions

@@ -1,0 +1,257 @@
+"""Advantages, losses and updates: hand-checked numbers and the traps of every peer."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import common
+import grpo
+from countdown_task import Problem
+
+ONE = grpo.Config(reward_components=["answer"], reward_weights=[1.0])
+
+
+def advantages(rewards, config=ONE):
+    return grpo.compute_advantages(torch.tensor([rewards])[..., None], config)[0]
+
+
+# -------------------------------------------------------------------------------------------------
+# Advantages
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1.0, 0, 0, 0], [1.5, -0.5, -0.5, -0.5]),  # sample std; population std gives 1.732
+        ([1.0, 1, 0, 0], [0.866, 0.866, -0.866, -0.866]),
+        ([1.0, -1, -1, -1], [1.5, -0.5, -0.5, -0.5]),  # invariant to scale and shift
+        ([1.0] + [0.0] * 7, [2.475] + [-0.3536] * 7),
+    ],
+)
+def test_advantages_by_hand(rewards, expected):
+    torch.testing.assert_close(advantages(rewards), torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.7, 1 / 3, 1.1, 0.0, 1.0])
+@pytest.mark.parametrize("size", [2, 7, 8, 16])
+def test_equal_rewards_give_exactly_zero(value, size):
+    """In float32 the mean of equal numbers need not be that number; with a tiny epsilon the
+    whole group would be pushed one way."""
+    assert (advantages([value] * size) == 0).all()
+
+
+def test_pooling_applies_the_weights():
+    config = replace(ONE, reward_components=["answer", "format"], reward_weights=[1.0, 0.5])
+    rewards = torch.tensor([[[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]]])
+    pooled = torch.tensor([1.5, 1.0, 0.5, 0.0])
+    expected = (pooled - pooled.mean()) / pooled.std()
+    torch.testing.assert_close(
+        grpo.compute_advantages(rewards, config)[0], expected, atol=1e-3, rtol=0
+    )
+
+
+def test_advantages_are_per_group():
+    """The baseline is the group's own: other groups of the batch change nothing."""
+    rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 1, 0]])[..., None]
+    both = grpo.compute_advantages(rewards, ONE)
+    alone = torch.cat([grpo.compute_advantages(rewards[i : i + 1], ONE) for i in (0, 1)])
+    assert torch.equal(both, alone)
+    torch.testing.assert_close(both.sum(1), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+# -------------------------------------------------------------------------------------------------
+# Loss
+
+
+def loss_gradient(ratio, advantage, kl_coef=0.0):
+    """dL/dlogp of one token at the given ratio, with the reference equal to the policy."""
+    logp = torch.tensor([[ratio]]).log().requires_grad_()
+    config, one = replace(ONE, kl_coef=kl_coef), torch.ones(1, 1)
+    token_loss, metrics = grpo.policy_loss(
+        logp, torch.zeros(1, 1), logp.detach(), torch.full((1, 1), advantage), one, config
+    )
+    grpo.aggregate_loss(token_loss, one, 1, 1, config).backward()
+    return -logp.grad.item(), {name: value.item() for name, value in metrics.items()}
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "push", "clipped"),
+    [
+        (1.0, 1.0, 1.0, None),
+        (1.0, 1.5, 0.0, "clip_high"),
+        (1.0, 0.5, 0.5, None),
+        (-1.0, 1.5, -1.5, None),
+        (-1.0, 0.5, 0.0, "clip_low"),
+        (-1.0, 5.0, -5.0, None),  # unbounded: no dual clip
+        (0.0, 1.5, 0.0, None),
+    ],
+)
+def test_clip_by_hand(advantage, ratio, push, clipped):
+    """The clip stops only pushes that would leave the range further, on the right side of A;
+    metrics count only tokens whose gradient it removed."""
+    gradient, metrics = loss_gradient(ratio, advantage)
+    assert gradient == pytest.approx(push, abs=1e-6)
+    assert {name for name in ("clip_low", "clip_high") if metrics[name]} == {clipped} - {None}
+
+
+@pytest.mark.parametrize(
+    ("difference", "k3"), [(-1, 0.3679), (-0.1, 0.00484), (0, 0.0), (0.1, 0.00517), (1, 0.7183)]
+)
+def test_k3_by_hand(difference, k3):
+    """difference = log pi_ref - log pi."""
+    zero = torch.zeros(1, 1)
+    _, metrics = grpo.policy_loss(
+        zero, zero, torch.full((1, 1), float(difference)), zero, zero + 1, ONE
+    )
+    assert metrics["kl_ref"].item() == pytest.approx(k3, abs=1e-4)
+
+
+def test_k3_is_the_exact_kl_on_average():
+    """E_pi[k3] = KL(pi || pi_ref), not the reverse, on an enumerated vocabulary."""
+    torch.manual_seed(0)
+    policy, ref = torch.randn(2, 50).double().log_softmax(-1)
+    exact = (policy.exp() * (policy - ref)).sum()
+    reverse = (ref.exp() * (ref - policy)).sum()
+    zero = torch.zeros(1, 50).double()
+    _, metrics = grpo.policy_loss(policy[None], policy[None], ref[None], zero, zero + 1, ONE)
+    assert (metrics["kl_ref"] >= 0).all()
+    torch.testing.assert_close((policy.exp() * metrics["kl_ref"][0]).sum(), exact)
+    assert abs(exact - reverse) > 0.05
+
+
+def test_aggregation_by_hand():
+    """|o| = 2 and 8: per-token weights 1/4 and 1/16; each completion weighs 1/2 in all."""
+    mask = (torch.arange(8) < torch.tensor([[2], [8]])).float()
+    token_loss = torch.zeros(2, 8, requires_grad=True)
+    grpo.aggregate_loss(token_loss + 0, mask, 2, 10, ONE).backward()
+    torch.testing.assert_close(token_loss.grad, mask / mask.sum(1, keepdim=True) / 2)
+
+
+# -------------------------------------------------------------------------------------------------
+# The update, on a real model
+
+
+@pytest.fixture(scope="module")
+def batch(llama_folder):
+    """(fresh model factory, rollout with a reference, advantages of mixed signs, config)."""
+    config = replace(ONE, group_size=6, max_new_tokens=20, minibatches=2, kl_coef=0.5)
+    problems = [Problem((3, 7, 12), 33), Problem((5, 6), 11), Problem((1, 2, 3, 4), 10)]
+    problems.append(Problem((9, 9, 9), 27))
+    model, tokenizer = common.load_model(llama_folder)
+    generator = torch.Generator().manual_seed(3)
+    rollout = grpo.sample_groups(model, tokenizer, problems, config, generator)
+    rollout.ref_logprobs = (rollout.logprobs - 0.3 * torch.rand(rollout.mask.shape)) * rollout.mask
+    torch.manual_seed(1)
+    cut = torch.arange(20) < torch.randint(1, 21, (24, 1))  # make lengths ragged
+    rollout.mask = rollout.mask * cut
+    rollout.logprobs, rollout.ref_logprobs = rollout.logprobs * cut, rollout.ref_logprobs * cut
+    scores = grpo.compute_advantages(torch.randn(4, 6, 1), config)
+    return lambda: common.load_model(llama_folder)[0], rollout, scores, config
+
+
+def gradients(batch, **changes):
+    """Gradient of the first minibatch, seen by an optimizer that only looks."""
+    fresh, rollout, scores, config = batch
+    model, seen = fresh(), []
+
+    class Look(torch.optim.SGD):
+        def step(self):
+            seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
+
+    config = replace(config, max_grad_norm=1e9, **changes)
+    grpo.update_policy(model, Look(model.parameters(), lr=0.0), rollout, scores, config)
+    return seen
+
+
+def assert_same(one, two):
+    for a, b in zip(one, two, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_gradient_is_that_of_the_plain_padded_computation(batch):
+    """The formula written out once more, on whole padded rows and without micro-batches."""
+    fresh, rollout, scores, _ = batch
+    model, terms = fresh(), []
+    for row in range(12):  # the first of two minibatches
+        n = int(rollout.mask[row].sum())
+        prompt = rollout.prompts[row // 6]
+        ids = torch.tensor([prompt + rollout.completion_ids[row, :n].tolist() + [5, 6, 7]])
+        logp = F.log_softmax(model(ids).logits[0], -1)[len(prompt) - 1 : len(prompt) - 1 + n]
+        logp = logp.gather(-1, ids[0, len(prompt) : len(prompt) + n, None])[:, 0]
+        ratio, a = (logp - rollout.logprobs[row, :n]).exp(), scores.flatten()[row]
+        d = rollout.ref_logprobs[row, :n] - logp
+        surrogate = torch.min(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        terms.append((-surrogate + 0.5 * (d.exp() - d - 1)).mean())
+    torch.stack(terms).mean().backward()
+    plain = [p.grad for p in model.parameters()]
+    assert max(g.abs().max() for g in plain) > 1e-3
+    assert_same(gradients(batch, tokens_per_microbatch=10**6)[0], plain)
+
+
+@pytest.mark.parametrize("budget", [1, 60, 150, 10**6])
+def test_micro_batches_add_up(batch, budget):
+    """Denominators belong to the minibatch: the split into micro-batches changes nothing."""
+    assert_same(gradients(batch, tokens_per_microbatch=budget)[0], gradients(batch)[0])
+
+
+def test_row_order_and_padding_change_nothing(batch):
+    fresh, rollout, scores, config = batch
+    order = torch.tensor([0, 1]).repeat_interleave(6) * 6 + torch.randperm(6).repeat(2)
+    order = torch.cat([order, torch.arange(12, 24)])
+    wide = {
+        name: F.pad(getattr(rollout, name)[order], (0, 50))
+        for name in ("completion_ids", "mask", "logprobs", "ref_logprobs")
+    }
+    shuffled = (fresh, replace(rollout, **wide), scores.flatten()[order].view(4, 6), config)
+    assert_same(gradients(shuffled)[0], gradients(batch)[0])
+
+
+def test_several_optimizer_steps_per_rollout(batch):
+    """At one step per rollout no ratio ever leaves 1 and the clip is dead."""
+    fresh, rollout, scores, config = batch
+    for minibatches in (1, 2, 4):
+        model = fresh()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        config = replace(config, minibatches=minibatches)
+        metrics = grpo.update_policy(model, optimizer, rollout, scores, config)
+        assert metrics["updates"] == minibatches
+        moved = metrics["ratio_max"] - metrics["ratio_min"] > 1e-3
+        assert moved == (minibatches > 1)
+
+
+def test_no_signal_no_step(batch):
+    """Adam's momentum alone would move the weights."""
+    fresh, rollout, scores, config = batch
+    model = fresh()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+    grpo.update_policy(model, optimizer, rollout, scores, config)  # builds up momentum
+    before = [p.clone() for p in model.parameters()]
+    metrics = grpo.update_policy(model, optimizer, rollout, scores * 0, config)
+    assert metrics["updates"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_advantages_push_the_right_way(batch):
+    """After a small step, completions with A > 0 are likelier and those with A < 0 less so."""
+    fresh, rollout, scores, config = batch
+    model, config = fresh(), replace(config, kl_coef=0.0, minibatches=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    grpo.update_policy(model, optimizer, rollout, scores, config)
+    change = grpo.rollout_logprobs(model, rollout, config) - rollout.logprobs
+    gain = (change.sum(1) / rollout.mask.sum(1) * scores.flatten()).sum()
+    assert gain > 0
+
+
+def test_small_updates_are_not_lost(batch):
+    """fp32 master weights: bf16 weights near 1 would swallow a step of 1e-6."""
+    fresh, rollout, scores, config = batch
+    model = fresh()
+    before = [p.clone() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.0)
+    config = replace(config, dtype="bfloat16", minibatches=1)
+    grpo.update_policy(model, optimizer, rollout, scores, config)
+    moved = [(a != b).float().mean() for a, b in zip(before, model.parameters(), strict=True)]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert torch.stack(moved).mean() > 0.9
