@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from transformers.hf_argparser import HfArg
 
 import common
+import run_log
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
 
 
@@ -55,7 +56,7 @@ class Config:
     data: str = HfArg(default="", help="JSONL or parquet file of problems to use instead")
     eval_every: int = HfArg(default=10, help="steps between evaluations; 0: only first and last")
     eval_problems: int = HfArg(default=384, help="held-out problems, one completion each")
-    tokens_per_microbatch: int = HfArg(default=8192, help="prompt and completion tokens, padded")
+    tokens_per_microbatch: int = HfArg(default=2048, help="small fits a CPU cache; padded")
     dtype: str = HfArg(default="auto", help="auto (bfloat16 autocast on CUDA), float32, bfloat16")
     checkpoint_every: int = HfArg(default=10, help="steps between checkpoints")
     output_dir: str = HfArg(default="", help="default: runs/<script>-seed<seed>")
@@ -273,7 +274,7 @@ def evaluate(model, tokenizer, problems, config):
 
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
-    run = common.Run(config, __file__)
+    run = run_log.Run(config, __file__)
     torch.manual_seed(config.seed)
     task = CountdownTask(
         config.operands, config.max_number, config.min_target, config.max_target, config.data
@@ -297,4 +298,4 @@ def train(config):
 
 
 if __name__ == "__main__":
-    common.launch(train, Config, __doc__)
+    run_log.launch(train, Config, __doc__)

@@ -35,8 +35,8 @@ from countdown_task import OPERATORS, PROMPT, CountdownTask, format_reward, prom
 RETRY = 0.3  # the base's habit of trying again after a failed line
 GIVE_UP = 0.1  # share of lines after which a trace ends without a hit
 LARGEST = 99  # results above this are not attempted; numbers up to it are single tokens
-# Loss weights: results and verdicts are what the model can get right; choices are left to chance.
-CHOICE, PLAIN, RESULT, NO, YES = 0.4, 1.0, 3.0, 3.0, 4.0
+# Loss weights: results and verdicts are what the model can get right; a hit is rare.
+PLAIN, RESULT, NO, YES = 1.0, 3.0, 3.0, 4.0
 
 
 def make_tokenizer():
@@ -98,11 +98,11 @@ def trace(problem, rng):
     rng.shuffle(lines)
     pieces = []
     for index, (first, (result, finals)) in enumerate(lines):
-        pieces += [(first, CHOICE), ("=", PLAIN), (str(result), RESULT), (": ", PLAIN)]
+        pieces += [(first, PLAIN), ("=", PLAIN), (str(result), RESULT), (": ", PLAIN)]
         rng.shuffle(finals)
         for final, value, attempt in finals:
             expression, hit = attempt, value == problem.target
-            pieces += [(final, CHOICE), ("=", PLAIN), (str(value), RESULT), (" vs ", PLAIN)]
+            pieces += [(final, PLAIN), ("=", PLAIN), (str(value), RESULT), (" vs ", PLAIN)]
             pieces += [(str(problem.target), PLAIN), (" yes", YES) if hit else (" no, ", NO)]
             if hit:
                 break

@@ -6,6 +6,7 @@ from tokenizers.processors import TemplateProcessing
 
 import common
 import grpo
+import run_log
 from countdown_task import CountdownTask, prompt_text
 
 PROBLEMS = CountdownTask().held_out(4)
@@ -24,7 +25,7 @@ def train(folder, output_dir, **options):
         reward_weights=[1.0],
     )
     grpo.train(config)
-    rows = [row for row in common.read_jsonl(output_dir / "metrics.jsonl") if "reward" in row]
+    rows = [row for row in run_log.read_jsonl(output_dir / "metrics.jsonl") if "reward" in row]
     assert all(row["updates"] > 0 for row in rows)  # else nothing was trained
     return rows, common.load_model(str(output_dir / "checkpoint"))[0]
 

@@ -16,6 +16,7 @@ import transformers
 
 import common
 import grpo
+import run_log
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
@@ -89,7 +90,7 @@ def rejected(monkeypatch, **options):
     """The one line with which the command line refuses these options."""
     monkeypatch.setattr(sys, "argv", ["grpo.py", *arguments(**options)])
     with pytest.raises(SystemExit) as refusal:
-        common.launch(grpo.train, grpo.Config, grpo.__doc__)
+        run_log.launch(grpo.train, grpo.Config, grpo.__doc__)
     message = refusal.value.code  # a text: Python prints it to stderr and exits with 1
     assert isinstance(message, str) and "\n" not in message
     return message
@@ -97,7 +98,7 @@ def rejected(monkeypatch, **options):
 
 def training_rows(folder):
     """What metrics.jsonl says of training, step by step, without what the clock says."""
-    rows = [row for row in common.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
+    rows = [row for row in run_log.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
     return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
 
 
@@ -123,7 +124,7 @@ def test_run_directory(finished):
     assert all(row["updates"] > 0 for row in steps)  # else every test here is about nothing
     evaluated = [row["step"] for row in rows if "eval_accuracy" in row]
     assert evaluated == list(range(STEPS + 1))
-    samples = common.read_jsonl(finished.folder / "samples.jsonl")
+    samples = run_log.read_jsonl(finished.folder / "samples.jsonl")
     assert {row["step"] for row in samples} == set(evaluated)
     assert all(row.keys() >= {"numbers", "target", "right", "completion"} for row in samples)
     transformers.AutoModelForCausalLM.from_pretrained(finished.folder / "checkpoint")
@@ -206,7 +207,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
     assert process.returncode == 1 and "finishing this step" in output
     assert errors.startswith("stopped after step") and "--resume" in errors
     assert errors.count("\n") == 1
-    assert common.Run(grpo.Config(**tiny, output_dir=str(tmp_path), resume=True), "grpo").done >= 1
+    assert run_log.Run(grpo.Config(**tiny, output_dir=str(tmp_path), resume=True), "grpo").done >= 1
     train(**tiny, output_dir=tmp_path, resume=True)
     assert training_rows(tmp_path) == finished.rows
 
@@ -302,6 +303,6 @@ def test_default_run_learns(tmp_path):
     process = start(**options, output_dir=tmp_path / "run")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    rows = common.read_jsonl(tmp_path / "run/metrics.jsonl")
+    rows = run_log.read_jsonl(tmp_path / "run/metrics.jsonl")
     first, last = (row["eval_accuracy"] for row in rows if "eval_accuracy" in row)
     assert last - first >= LEAST_GAIN
