@@ -161,6 +161,8 @@ class TokenMetrics:
         self.sums, self.count, self.extremes, self.grad_norms = {}, 0, [1.0, 1.0], []
 
     def add(self, metrics, mask):
+        if not mask.any():  # overlong filtering can empty a micro-batch
+            return
         self.count += mask.sum().item()
         for name, values in metrics.items():
             values = values.detach().expand_as(mask)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import common
 import dapo
 import gdpo
 import grpo
@@ -297,6 +298,21 @@ def test_overlong_filtering_is_an_option_that_is_off(monkeypatch):
     _, on, *_ = dapo_batch(monkeypatch, [1, 2, 3, 1], mask_truncated=True)
     assert off.mask.sum(1).tolist() == [8.0, 2, 2, 2] * 4
     assert on.mask.sum(1).tolist() == [0.0, 2, 2, 2] * 4
+
+
+def test_overlong_filtering_may_empty_a_minibatch(llama_folder):
+    """0 tokens: a loss of 0, not 0 / 0, and nothing to log."""
+    model, tokenizer = common.load_model(llama_folder)
+    config = dapo.Config(group_size=4, max_new_tokens=3, minibatches=2, prompts_per_step=2)
+    problems = CountdownTask().held_out(2)
+    stream = torch.Generator().manual_seed(0)
+    rollout = dapo.sample_groups(model, tokenizer, problems, config, stream)
+    rollout.mask[:4] = 0
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0]).repeat(2, 1)
+    metrics = dapo.update_policy(model, optimizer, rollout, advantages, config)
+    assert metrics["updates"] == 2 and metrics["grad_norm"] > 0
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 # -------------------------------------------------------------------------------------------------
