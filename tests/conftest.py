@@ -4,6 +4,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -45,6 +47,25 @@ def llama_folder(tmp_path_factory):
     )
     torch.manual_seed(0)
     return save_model(tmp_path_factory.mktemp("llama"), LlamaForCausalLM(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def gpt2_folder(tmp_path_factory):
+    """A random GPT-2 without chat template. Its learned absolute positions show what rotary
+    positions hide: tokens counted from the wrong end of the left padding."""
+    _, tokenizer = common.load_model("base_model")
+    tokenizer.chat_template = None
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        n_positions=256,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    return save_model(tmp_path_factory.mktemp("gpt2"), GPT2LMHeadModel(config), tokenizer)
 
 
 @pytest.fixture(scope="session")
