@@ -151,9 +151,9 @@ def sample_batch(model, tokenizer, task, config, step):
     generator = common.torch_stream(config.seed, "sampling", step)
     P, G, mixed, spare, drawn = config.prompts_per_step, config.group_size, [], [], []
     while len(mixed) < P and len(drawn) <= config.max_refills:  # <- sampling: refill, Algorithm 1
-        problems = task.sample(P, rng)
+        problems = task.sample(P - len(mixed), rng)
         drawn.append(sample_groups(model, tokenizer, problems, config, generator))
-        right = drawn[-1].correct.view(P, G).sum(1).tolist()  # judged before shaping
+        right = drawn[-1].correct.view(-1, G).sum(1).tolist()  # judged before shaping
         for index, count in enumerate(right):
             (mixed if 0 < count < G else spare).append((drawn[-1], index))
     # If the cap is reached, groups without signal fill the batch; their advantages are 0.

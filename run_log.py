@@ -22,8 +22,11 @@ def launch(train, config_class, description):
     parser = transformers.HfArgumentParser(
         config_class, description=description, formatter_class=HelpFormatter
     )
+    config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if unknown:
+        parser.error(f"unknown option {' '.join(unknown)}; --help lists the options")
     try:
-        train(*parser.parse_args_into_dataclasses())
+        train(config)
     except InputError as error:
         sys.exit(f"{parser.prog}: {error}")
     except KeyboardInterrupt:
@@ -40,9 +43,9 @@ def check_config(config):
     at_least = dict.fromkeys(["steps", "eval_every", "clip_low", "clip_high"], 0)
     at_least |= dict.fromkeys(["prompts_per_step", "minibatches", "max_new_tokens"], 1)
     at_least |= dict.fromkeys(["eval_problems", "tokens_per_microbatch", "checkpoint_every"], 1)
-    at_least["group_size"] = 2  # the group is the baseline
+    at_least |= {"group_size": 2, "max_refills": 0, "overlong_cache": 1}  # the last two: dapo.py
     for name, low in at_least.items():
-        if getattr(config, name, low) < low:  # cispo.py has no clip_low
+        if getattr(config, name, low) < low:
             raise InputError(f"--{name} {getattr(config, name)}: at least {low}")
     for name in ("temperature", "learning_rate", "max_grad_norm"):
         if not 0 < getattr(config, name) < math.inf:
@@ -51,6 +54,11 @@ def check_config(config):
         raise InputError(
             f"--minibatches {config.minibatches}: must divide --prompts_per_step "
             f"{config.prompts_per_step}, so that groups stay whole"
+        )
+    if getattr(config, "overlong_cache", 0) > config.max_new_tokens:
+        raise InputError(
+            f"--overlong_cache {config.overlong_cache}: at most --max_new_tokens "
+            f"{config.max_new_tokens}, of which it is the last part"
         )
     if config.dtype not in ("auto", "float32", "bfloat16"):
         raise InputError(f"--dtype {config.dtype}: auto, float32 or bfloat16")

@@ -230,9 +230,9 @@ class Draws:
         monkeypatch.setattr(dapo, "sample_groups", self)
 
     def __call__(self, model, tokenizer, problems, config, generator):
-        P, G, T = config.prompts_per_step, config.group_size, config.max_new_tokens
+        P, G, T = len(problems), config.group_size, config.max_new_tokens
         draw = len(self.made)
-        counts = self.counts[min(draw, len(self.counts) - 1)]
+        counts = self.counts[min(draw, len(self.counts) - 1)][:P]
         correct = torch.tensor([[i < n for i in range(G)] for n in counts]).long().flatten()
         texts = [f"draw {draw} row {row}" for row in range(P * G)]
         ids = torch.full((P * G, T), draw)
@@ -258,17 +258,15 @@ def dapo_batch(monkeypatch, *counts, **changes):
 
 def test_dynamic_sampling_refills_until_full(monkeypatch):
     """Only groups that are neither all right nor all wrong; every draw is accounted for."""
-    made, rollout, rewards, _ = dapo_batch(monkeypatch, [0, 1, 4, 2], [4, 4, 0, 0], [3, 0, 3, 1])
-    assert len(made) == 3
-    assert rollout.prompts == [[0, 1], [0, 3], [2, 0], [2, 2]]
+    made, rollout, rewards, _ = dapo_batch(monkeypatch, [0, 1, 4, 2], [4, 0], [3, 3])
+    assert [len(draw.problems) for draw in made] == [4, 2, 2]  # as many as are still missing
+    assert rollout.prompts == [[0, 1], [0, 3], [2, 0], [2, 1]]
     assert rollout.correct.view(4, 4).sum(1).tolist() == [1, 2, 3, 3]
-    rows = [*range(4, 8), *range(12, 16), *range(4), *range(8, 12)]
+    rows = [*range(4, 8), *range(12, 16), *range(8)]
     assert rollout.completion_ids[:, 0].tolist() == rows
     assert [int(text.split()[-1]) for text in rollout.completions] == rows
-    assert rollout.problems == [made[0].problems[i] for i in (1, 3)] + [
-        made[2].problems[i] for i in (0, 2)
-    ]
-    assert rollout.completions_sampled == 3 * 16
+    assert rollout.problems == [made[0].problems[1], made[0].problems[3], *made[2].problems]
+    assert rollout.completions_sampled == 16 + 8 + 8
     assert rollout.tokens_sampled == sum(draw.tokens_sampled for draw in made)
     assert rewards.shape == (4, 4, 3)
 
@@ -280,9 +278,9 @@ def test_a_full_batch_is_not_refilled(monkeypatch):
 
 def test_refills_are_capped(monkeypatch):
     """If the cap is reached, groups without signal fill the batch and weigh nothing."""
-    made, rollout, *_ = dapo_batch(monkeypatch, [0, 4, 0, 1], max_refills=1)
-    assert len(made) == 2 and len(rollout.mask) == 16
-    assert rollout.correct.view(4, 4).sum(1).tolist()[:2] == [1, 1]
+    made, rollout, *_ = dapo_batch(monkeypatch, [0, 4, 0, 1], [1, 0, 4], max_refills=1)
+    assert len(made) == 2
+    assert rollout.correct.view(4, 4).sum(1).tolist() == [1, 1, 0, 4]
 
 
 def test_judged_on_accuracy_before_shaping(monkeypatch):

@@ -136,8 +136,9 @@ def test_metrics_are_complete_without_signal(tiny, tmp_path):
     none = {"reward_components": ["answer"], "reward_weights": [1.0]}  # it never solves any
     train(**tiny | none | {"steps": 1}, output_dir=tmp_path / "run")
     (row,) = training_rows(tmp_path / "run")
-    assert row["updates"] == 0 and row["groups_without_signal"] == 1 and row["grad_norm"] == 0
-    assert row.keys() >= {"clip_low", "clip_high", "kl_ref", "ratio_min", "ratio_max"}
+    assert row["updates"] == 0 and row["groups_without_signal"] == 1
+    assert row["grad_norm"] is row["ratio_max"] is None  # nothing was measured
+    assert row.keys() >= {"clip_low", "clip_high", "kl_ref", "kl_old", "ratio", "ratio_min"}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -280,6 +281,13 @@ def test_bad_data(tiny, tmp_path, monkeypatch, case):
     wanted = 1 if case == "no training problem" else 2
     options = {**tiny, "eval_problems": wanted, "data": file, "output_dir": tmp_path / "run"}
     assert named in rejected(monkeypatch, **options) and not (tmp_path / "run").exists()
+
+
+def test_unknown_option(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["grpo.py", "--clip_hihg", "0.28"])
+    with pytest.raises(SystemExit):
+        run_log.launch(pytest.fail, grpo.Config, grpo.__doc__)
+    assert "unknown option --clip_hihg 0.28" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
