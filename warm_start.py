@@ -219,9 +219,9 @@ def quality(model, tokenizer, problems, samples=16):
             counts["format"] += format_reward(text, problem)
             for a, symbol, b, result in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", thought):
                 counts["steps"] += 1
-                counts["steps right"] += int(b) > 0 and (
-                    OPERATORS[symbol](int(a), int(b)) == int(result)
-                )
+                possible = symbol != "/" or int(b) > 0
+                right_result = possible and OPERATORS[symbol](int(a), int(b)) == int(result)
+                counts["steps right"] += right_result
             for result, _, said in re.findall(r"=(\d+) vs (\d+) (yes|no)", thought):
                 truth = "yes" if int(result) == problem.target else "no"
                 counts[f"{said} said"] += 1
