@@ -75,15 +75,14 @@ class CountdownTask:
         self.operands, self.max_number = operands, max_number
         self.min_target, self.max_target = min_target, max_target
         self.pool = read_problems(data) if data else None
-        if self.pool and all(map(is_held_out, self.pool)):
-            raise InputError(f"--data {data}: every problem falls in the held-out split; add more")
 
     def sample(self, count, rng, held_out=False):
         """`count` problems of one split, drawn with the given random.Random."""
         if self.pool is not None:
             pool = [p for p in self.pool if is_held_out(p) == held_out]
             if not pool:
-                raise InputError("--data: no problem falls in the held-out split; add more")
+                split = "held-out" if held_out else "training"
+                raise InputError(f"--data: no problem falls in the {split} split; add more")
             return [rng.choice(pool) for _ in range(count)]
         problems = []
         for _ in range(20_000 + 2_000 * count):

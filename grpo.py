@@ -283,6 +283,7 @@ def train(config):
     task = CountdownTask(
         config.operands, config.max_number, config.min_target, config.max_target, config.data
     )
+    task.sample(1, common.stream("is there anything to train on?"))
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load()
     common.encode_prompts(model, tokenizer, held_out, config)  # do they fit?
