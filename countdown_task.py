@@ -291,7 +291,7 @@ def main():
         )
         generator = common.torch_stream(args.seed, "play")
         rollout = grpo.sample_groups(model, tokenizer, [problem], config, generator)
-    except InputError as error:
+    except common.InputError as error:  # run as a script, this file's own InputError is another
         parser.error(str(error))
     print(prompt_text(problem))
     for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):

@@ -298,6 +298,19 @@ def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
     assert errors.startswith("grpo.py: --model") and errors.count("\n") == 1
 
 
+def test_play(tmp_path):
+    """`python countdown_task.py`: a completion, its verdicts and a solution; or one clear line."""
+    command = [sys.executable, str(grpo.common.HERE / "countdown_task.py"), "3", "7", "12"]
+    command += ["--target", "33"]
+    played = subprocess.run(command, capture_output=True, text=True)
+    assert played.returncode == 0, played.stderr
+    assert "rewards: answer" in played.stdout and "a true solution: " in played.stdout
+    command += ["--model", str(tmp_path / "nowhere")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2 and "error: --model" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 # -------------------------------------------------------------------------------------------------
 # It learns
 
