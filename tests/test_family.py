@@ -201,6 +201,9 @@ def test_dr_grpo_advantages_by_hand():
     rewards = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0], [1, -1, -1, -1]])[..., None]
     expected = [[0.75] + [-0.25] * 3, [0.5, 0.5, -0.5, -0.5], [1.5] + [-0.5] * 3]
     torch.testing.assert_close(dr_grpo.compute_advantages(rewards, config), torch.tensor(expected))
+    eight = torch.tensor([[1.0] + [0.0] * 7, [1.0] * 4 + [0.0] * 4])[..., None]
+    expected = [[0.875] + [-0.125] * 7, [0.5] * 4 + [-0.5] * 4]
+    torch.testing.assert_close(dr_grpo.compute_advantages(eight, config), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -220,6 +223,8 @@ def test_soft_overlong_punishment_by_hand():
     lengths = torch.tensor([1.0, 768, 769, 896, 1024])
     expected = torch.tensor([0.0, 0.0, -1 / 256, -0.5, -1.0])
     torch.testing.assert_close(dapo.soft_overlong_punishment(lengths, config), expected)
+    config = replace(config, max_new_tokens=20480, overlong_cache=4096)
+    assert dapo.soft_overlong_punishment(torch.tensor([18432.0]), config).item() == -0.5
 
 
 class Draws:

@@ -1,5 +1,6 @@
 """Advantages, losses and updates: hand-checked numbers and the traps of every peer."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -28,6 +29,7 @@ def advantages(rewards, config=ONE):
         ([1.0, 1, 0, 0], [0.866, 0.866, -0.866, -0.866]),
         ([1.0, -1, -1, -1], [1.5, -0.5, -0.5, -0.5]),  # invariant to scale and shift
         ([1.0] + [0.0] * 7, [2.475] + [-0.3536] * 7),
+        ([1.0] * 4 + [0.0] * 4, [0.9354] * 4 + [-0.9354] * 4),
     ],
 )
 def test_advantages_by_hand(rewards, expected):
@@ -40,6 +42,19 @@ def test_equal_rewards_give_exactly_zero(value, size):
     """In float32 the mean of equal numbers need not be that number; with a tiny epsilon the
     whole group would be pushed one way."""
     assert (advantages([value] * size) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("p", "G", "share"),
+    [(0.05, 4, 0.815), (0.05, 16, 0.440), (0.1, 8, 0.430), (0.3, 4, 0.248), (0.5, 8, 0.008)],
+)
+def test_share_of_groups_without_signal(p, G, share):
+    """p^G + (1-p)^G: what dynamic sampling refills, summed over what compute_advantages zeroes."""
+    wasted = 0.0
+    for right in range(G + 1):
+        if not advantages([1.0] * right + [0.0] * (G - right)).any():
+            wasted += math.comb(G, right) * p**right * (1 - p) ** (G - right)
+    assert wasted == pytest.approx(share, abs=6e-4)
 
 
 def test_pooling_applies_the_weights():
