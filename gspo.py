@@ -242,7 +242,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
-        num_sequences, num_tokens = len(minibatch), rollout.mask[minibatch].sum().clamp(min=1)
+        num_sequences, num_tokens = len(minibatch), rollout.mask[minibatch].sum()
         for rows in common.pack_rows(rollout, minibatch.tolist(), config):
             logprobs = completion_logprobs(model, rollout, rows, config)  # (b, T')
             T = logprobs.shape[1]

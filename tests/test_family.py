@@ -304,7 +304,7 @@ def test_overlong_filtering_is_an_option_that_is_off(monkeypatch):
 
 
 def test_overlong_filtering_may_empty_a_minibatch(llama_folder):
-    """0 tokens: a loss of 0, not 0 / 0, and nothing to log."""
+    """0 tokens: no gradient, no NaN, and nothing to log."""
     model, tokenizer = common.load_model(llama_folder)
     config = dapo.Config(group_size=4, max_new_tokens=3, minibatches=2, prompts_per_step=2)
     problems = CountdownTask().held_out(2)
