@@ -9,7 +9,6 @@ import statistics
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 import transformers
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -119,11 +118,15 @@ class CacheLayer(DynamicLayer):
         if not self.is_initialized:
             self.keys, self.values, self.is_initialized = keys[:, :, :0], values[:, :, :0], True
         if self.length > self.keys.shape[2]:
-            self.keys = F.pad(self.keys, (0, 0, 0, self.length + 64 - self.keys.shape[2]))
-            self.values = F.pad(self.values, (0, 0, 0, self.length + 64 - self.values.shape[2]))
+            self.keys, self.values = self.grow(self.keys), self.grow(self.values)
         self.keys[:, :, start : self.length] = keys
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def grow(self, old):
+        new = old.new_empty(*old.shape[:2], self.length + 64, old.shape[3])
+        new[:, :, : old.shape[2]] = old
+        return new
 
     def get_seq_length(self):
         return self.length

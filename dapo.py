@@ -116,11 +116,12 @@ def sample_groups(model, tokenizer, problems, config, generator):
         cache.select(rows // G)
         for t in range(T):
             logp = F.log_softmax(logits.float() / config.temperature, dim=-1)  # (b, V)
-            cdf = logp.double().exp().cumsum(-1)
+            probs = logp.exp()
+            cdf = probs.cumsum(-1, dtype=torch.float64)
             token = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
             completion_ids[rows, t] = token[:, 0]
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
-            entropy[rows, t] = -(logp.exp() * logp.nan_to_num(neginf=0)).sum(-1)
+            entropy[rows, t] = torch.special.entr(probs).sum(-1)
             finished |= token[:, 0] == tokenizer.eos_token_id
             if finished.all() or t == T - 1:
                 break
@@ -322,7 +323,9 @@ def train(config):
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load()
     common.encode_prompts(model, tokenizer, held_out, config)  # do they fit?
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+    )
     for step in run.steps(model, tokenizer, optimizer):
         if step > 0:
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)

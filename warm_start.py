@@ -8,11 +8,12 @@ A model of 0.6M parameters cannot learn Countdown by RL alone. It first learns t
     wait 12+9=21: 21-12=9 vs 16 no, </think>
     <answer>(12+9)-12</answer>
 
-A line picks a first step at random among those not yet tried, then goes through what can be done
-with the number left, in random order, restates the target and judges. After a line without a hit
-the model tries again ("wait") or gives up and answers with its last attempt. That fork is taught
-as a coin (RETRY), whatever the trace does next: the base knows long searches, and RL has to learn
-to want them. Nothing teaches which first step is promising: that too is left to RL.
+A line takes a first step, goes through what can be done with the number left, restates the target
+each time and judges. After a line without a hit the model tries again ("wait") or gives up and
+answers with its last attempt. That fork is taught as a coin (RETRY), whatever the trace does next:
+the base knows long searches, and RL has to learn to want them. The search takes one pair of
+numbers after the other and is in random order otherwise, with division last: nothing teaches which
+first step is promising, so that too is left to RL.
 """
 
 import argparse
@@ -100,10 +101,14 @@ def trace(problem, rng):
     """[(text, loss weight)] of one search; the weight is None at a fork (retry or give up)."""
     lines = list(search_lines(problem).items())
     rng.shuffle(lines)
+    pairs = {first: set(re.findall(r"\d+", first)) for first, _ in lines}
+    order = list(pairs.values())
+    lines.sort(key=lambda line: (order.index(pairs[line[0]]), "/" in line[0]))
     pieces = []
     for index, (first, (result, finals)) in enumerate(lines):
         pieces += [(first, PLAIN), ("=", PLAIN), (str(result), RESULT), (": ", PLAIN)]
         rng.shuffle(finals)
+        finals.sort(key=lambda final: "/" in final[0])
         for final, value, attempt in finals:
             expression, hit = attempt, value == problem.target
             pieces += [(final, PLAIN), ("=", PLAIN), (str(value), RESULT), (" vs ", PLAIN)]
@@ -251,7 +256,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", default="base_model", help="where the model goes")
-    parser.add_argument("--steps", type=int, default=6400, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=8000, help="optimizer steps")
     parser.add_argument("--tokens_per_batch", type=int, default=1024, help="padded tokens")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak")
     parser.add_argument("--seed", type=int, default=1, help="of weights, problems and traces")

@@ -1,0 +1,508 @@
+"""Speed and memory against TRL, model.generate, a plain padded update, and the machine itself.
+
+    pip install -r tests/requirements.txt       # TRL
+    python plots/benchmark.py                   # writes plots/data/benchmark.json
+    python plots/benchmark.py --parts step      # only one part
+
+Contenders take turns within one process, with the same threads: every ratio compares neighbours
+in time. The learning rate is so small that the policy, and with it the work, stays the same.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+import transformers
+
+import common
+import grpo
+from countdown_task import REWARDS, CountdownTask, Problem
+from run_log import peak_memory_mb, write_text
+
+BASE = str(ROOT / "base_model")
+FROZEN = 1e-9  # learning rate
+SCENARIOS = {  # name: (prompts per step, completions are short or long)
+    "short": (16, "short"),
+    "long": (16, "long"),
+    "4x batch": (64, "short"),
+}
+
+
+# -------------------------------------------------------------------------------------------------
+# What is measured
+
+
+def long_policy(folder):
+    """The base as a policy that hardly ever ends: 200+ tokens, most rows fill the budget.
+
+    The output row of "</think>" is shrunk, so that trying again wins at every fork.
+    """
+    model, tokenizer = common.load_model(BASE)
+    head = model.get_output_embeddings().weight.detach().clone()
+    head[tokenizer.convert_tokens_to_ids("</think>")] *= 0.1
+    model.config.tie_word_embeddings = False
+    model.lm_head = torch.nn.Linear(head.shape[1], head.shape[0], bias=False)
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Endless:
+    """A tokenizer whose end token never comes: every completion fills its budget."""
+
+    eos_token_id = -1
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+class Ours:
+    """One training step of grpo.py's own functions, as its `train` calls them."""
+
+    def __init__(self, folder, prompts, **options):
+        self.config = grpo.Config(
+            model=str(folder), prompts_per_step=prompts, learning_rate=FROZEN, **options
+        )
+        self.model, self.tokenizer = common.load_model(self.config.model)
+        self.reference = common.load_model(self.config.model)[0]
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=self.config.learning_rate, weight_decay=0.0
+        )
+        self.task = CountdownTask()
+
+    def step(self, number):
+        rollout, rewards = grpo.sample_batch(
+            self.model, self.tokenizer, self.task, self.config, number
+        )
+        advantages = grpo.compute_advantages(rewards, self.config)
+        rollout.ref_logprobs = grpo.rollout_logprobs(self.reference, rollout, self.config)
+        grpo.update_policy(self.model, self.optimizer, rollout, advantages, self.config)
+        return rollout.mask.sum(1).mean().item()
+
+
+def trl_trainer(folder, prompts, steps, directory, callback):
+    """TRL's GRPOTrainer on the same problems, rewards, loss, batch and optimizer steps.
+
+    Its defaults that would slow it down or change the loss are switched off: bfloat16, gradient
+    checkpointing, logging, and the ratio inside the KL term.
+    """
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = grpo.Config(prompts_per_step=prompts)
+    model, tokenizer = common.load_model(str(folder))
+    rows, task = [], CountdownTask()
+    for number in range(1, steps + 1):
+        problems = task.sample(prompts, common.stream(config.seed, "problems", number))
+        encoded = common.encode_prompts(model, tokenizer, problems, config)
+        rows += [
+            {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
+            for ids, problem in zip(encoded, problems, strict=True)
+        ]
+
+    def reward(name):
+        def function(completions, numbers, target, **_):
+            return [
+                REWARDS[name](text, Problem(tuple(n), t))
+                for text, n, t in zip(completions, numbers, target, strict=True)
+            ]
+
+        return function
+
+    rows_per_update = prompts * config.group_size // config.minibatches
+    args = GRPOConfig(
+        output_dir=str(directory),
+        per_device_train_batch_size=min(rows_per_update, 64),
+        gradient_accumulation_steps=max(1, rows_per_update // 64),
+        steps_per_generation=prompts * config.group_size // min(rows_per_update, 64),
+        num_generations=config.group_size,
+        max_completion_length=config.max_new_tokens,
+        max_steps=steps * config.minibatches,
+        temperature=config.temperature,
+        top_k=0,
+        loss_type="grpo",
+        scale_rewards="group",
+        beta=config.kl_coef,
+        epsilon=config.clip_low,
+        use_bias_correction_kl=False,
+        reward_weights=config.reward_weights,
+        learning_rate=FROZEN,
+        lr_scheduler_type="constant",
+        max_grad_norm=config.max_grad_norm,
+        model_init_kwargs={"dtype": "float32"},
+        shuffle_dataset=False,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return GRPOTrainer(
+        model=str(folder),
+        reward_funcs=[reward(name) for name in config.reward_components],
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[callback],
+    )
+
+
+def paired_steps(folder, prompts, rounds):
+    """{contender: [seconds of each training step]}, turn by turn; the first turn warms up."""
+    ours = Ours(folder, prompts)
+    seconds, lengths = {"ours": [], "TRL": []}, []
+
+    class TakeTurns(transformers.TrainerCallback):
+        """Stops TRL's clock after each rollout's last update and lets ours have its turn."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % ours.config.minibatches == 0:
+                seconds["TRL"].append(time.perf_counter() - self.started)
+                started = time.perf_counter()
+                lengths.append(ours.step(len(seconds["TRL"])))
+                seconds["ours"].append(time.perf_counter() - started)
+                self.started = time.perf_counter()
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.started = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as directory:
+        trl_trainer(folder, prompts, rounds + 1, directory, TakeTurns()).train()
+    seconds = {name: values[1:] for name, values in seconds.items()}
+    return seconds, {"tokens per completion": statistics.fmean(lengths)}
+
+
+def generate(model, ids, attention_mask, config, tokenizer, forced):
+    """(B, L + T) from model.generate, sampling as ours does; prompts (B, L) repeated."""
+    return model.generate(
+        input_ids=ids,
+        attention_mask=attention_mask,
+        do_sample=True,
+        temperature=config.temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=config.max_new_tokens,
+        min_new_tokens=config.max_new_tokens if forced else None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def paired_rollouts(ours, problems, forced, rounds):
+    """{contender: [tokens/s]}; tokens up to and including EOS."""
+    model, tokenizer, config = ours.model, ours.tokenizer, ours.config
+    ids, mask = common.left_pad(common.encode_prompts(model, tokenizer, problems, config))
+    ids, mask = (x.repeat_interleave(config.group_size, 0) for x in (ids, mask))
+    end = Endless(tokenizer) if forced else tokenizer
+    speed = {"ours": [], "model.generate": []}
+    for turn in range(rounds + 1):
+        started = time.perf_counter()
+        rollout = grpo.sample_groups(model, end, problems, config, common.torch_stream(turn))
+        speed["ours"].append(rollout.tokens_sampled / (time.perf_counter() - started))
+        started = time.perf_counter()
+        with torch.no_grad():
+            output = generate(model, ids, mask, config, tokenizer, forced)[:, ids.shape[1] :]
+        elapsed = time.perf_counter() - started
+        is_end = (output == tokenizer.eos_token_id).long()
+        tokens = output.numel() if forced else (is_end.cumsum(1) - is_end == 0).sum().item()
+        speed["model.generate"].append(tokens / elapsed)
+    return {name: values[1:] for name, values in speed.items()}, rollout
+
+
+def plain_update(ours, rollout, advantages):
+    """The textbook update: each minibatch padded to the rollout's longest row, one pass."""
+    model, config = ours.model, ours.config
+    prompts = [rollout.prompts[i // config.group_size] for i in range(len(rollout.mask))]
+    prompt_ids, prompt_mask = common.left_pad(prompts)
+    T = int(rollout.mask.sum(1).max())
+    ids = torch.cat([prompt_ids, rollout.completion_ids[:, :T]], 1)
+    attention_mask = torch.cat([prompt_mask, rollout.mask[:, :T].long()], 1)
+    for rows in torch.arange(len(ids)).chunk(config.minibatches):
+        logits = model(input_ids=ids[rows], attention_mask=attention_mask[rows]).logits
+        logprobs = logits[:, prompt_ids.shape[1] - 1 : -1].log_softmax(-1)
+        logprobs = logprobs.gather(-1, rollout.completion_ids[rows, :T, None])[..., 0]
+        mask = rollout.mask[rows, :T]
+        old, ref = rollout.logprobs[rows, :T], rollout.ref_logprobs[rows, :T]
+        losses, _ = grpo.policy_loss(logprobs, old, ref, advantages[rows], mask, config)
+        grpo.aggregate_loss(losses, mask, len(rows), mask.sum(), config).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        ours.optimizer.step()
+        ours.optimizer.zero_grad()
+
+
+def paired_updates(ours, rollout, rounds):
+    """{contender: [tokens/s]}: completion tokens of one rollout over its whole update."""
+    rollout.ref_logprobs = grpo.rollout_logprobs(ours.reference, rollout, ours.config)
+    generator = torch.Generator().manual_seed(0)
+    shape = len(rollout.problems), ours.config.group_size
+    advantages = torch.randn(shape, generator=generator)
+    speed = {"ours": [], "plain padded": []}
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        grpo.update_policy(ours.model, ours.optimizer, rollout, advantages, ours.config)
+        speed["ours"].append(rollout.tokens_sampled / (time.perf_counter() - started))
+        started = time.perf_counter()
+        plain_update(ours, rollout, advantages.reshape(-1, 1))
+        speed["plain padded"].append(rollout.tokens_sampled / (time.perf_counter() - started))
+    return {name: values[1:] for name, values in speed.items()}
+
+
+# -------------------------------------------------------------------------------------------------
+# The machine's limit
+
+
+def linear_shapes(model):
+    return [(m.in_features, m.out_features) for m in model.modules() if hasattr(m, "in_features")]
+
+
+def matmul_rate(model, rows, backward):
+    """GFLOP/s of the model's own matrix products with `rows` rows, nothing else around them.
+
+    Takes the best of several timings: it stands for the machine's limit.
+    """
+    operations = []
+    for wide, out in linear_shapes(model):
+        x, w, g = torch.randn(rows, wide), torch.randn(out, wide), torch.randn(rows, out)
+        operations.append((x, w.T))
+        if backward:
+            operations += [(g, w), (g.T, x)]
+    flops = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in operations)
+    best = float("inf")
+    for _ in range(20):
+        started = time.perf_counter()
+        for a, b in operations:
+            a @ b
+        best = min(best, time.perf_counter() - started)
+    return flops / best / 1e9
+
+
+def model_flops(model, rollout, prompts_once):
+    """FLOPs that one forward over the rollout's rows needs, padding not counted."""
+    G = len(rollout.mask) // len(rollout.prompts)
+    completion = rollout.mask.sum(1).double()
+    prompt = torch.tensor([len(rollout.prompts[i // G]) for i in range(len(completion))])
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(wide * out for wide, out in linear_shapes(model)) - head
+    computed = completion.sum() + (prompt[::G] if prompts_once else prompt).sum()
+    attended = ((prompt + completion) * (prompt + completion + 1) / 2).sum()  # causal pairs
+    width = model.config.hidden_size * model.config.num_hidden_layers
+    return (2 * body * computed + 2 * head * completion.sum() + 4 * width * attended).item()
+
+
+def against_limit(ours, rollout, sampling_speed, update_speed):
+    """GFLOP/s of sampling and update, of the matrix products alone, and their quotient.
+
+    Sampling is held against products with as many rows as a rollout has; the update against
+    products of a micro-batch, forward and backward.
+    """
+    model, tokens = ours.model, rollout.tokens_sampled
+    once = model_flops(model, rollout, prompts_once=True) / tokens / 1e9  # GFLOP per token
+    update = 3 * model_flops(model, rollout, prompts_once=False) / tokens / 1e9
+    limits = {
+        "rollout": (once * sampling_speed, matmul_rate(model, len(rollout.mask), False)),
+        "update": (
+            update * update_speed,
+            matmul_rate(model, ours.config.tokens_per_microbatch, True),
+        ),
+    }
+    return {
+        phase: {"GFLOP/s": done, "matrix products GFLOP/s": rate, "share": done / rate}
+        for phase, (done, rate) in limits.items()
+    }
+
+
+# -------------------------------------------------------------------------------------------------
+# Parts of the report
+
+
+def compare(ours, other):
+    """Medians and the ratio of neighbours in time: median, smallest, largest; > 1: ours is ahead.
+
+    Takes two lists of the same length, of tokens/s.
+    """
+    ratios = [a / b for a, b in zip(ours, other, strict=True)]
+    return {
+        "ours": statistics.median(ours),
+        "other": statistics.median(other),
+        "ratio": statistics.median(ratios),
+        "ratio_range": [min(ratios), max(ratios)],
+    }
+
+
+def part_step(policies, rounds):
+    report = {}
+    for name, (prompts, kind) in SCENARIOS.items():
+        seconds, about = paired_steps(policies[kind], prompts, rounds)
+        speed = {who: [1 / x for x in values] for who, values in seconds.items()}
+        report[name] = {**compare(speed["ours"], speed["TRL"]), **about, "unit": "steps/s"}
+        show(f"training step, {name}", report[name])
+    return report
+
+
+def part_phases(policies, rounds):
+    """Rollout and update, free-running and at forced full length, and the machine's limit."""
+    report = {}
+    for name, kind, forced in (
+        ("short", "short", False),
+        ("long", "long", False),
+        ("full length", "short", True),
+    ):
+        ours = Ours(policies[kind], 16)
+        problems = ours.task.sample(16, common.stream("benchmark"))
+        speed, rollout = paired_rollouts(ours, problems, forced, rounds)
+        update = paired_updates(ours, rollout, rounds)
+        report[name] = {
+            "tokens per completion": rollout.mask.sum(1).mean().item(),
+            "rollout": compare(speed["ours"], speed["model.generate"]),
+            "update": compare(update["ours"], update["plain padded"]),
+        }
+        limit = against_limit(
+            ours, rollout, report[name]["rollout"]["ours"], report[name]["update"]["ours"]
+        )
+        for phase in ("rollout", "update"):
+            report[name][phase] |= {"unit": "tokens/s", **limit[phase]}
+            show(f"{phase}, {name}", report[name][phase])
+    return report
+
+
+def part_growth(rounds):
+    """Rollout and update against group size, completion length and model width, at full length."""
+    report = {"group size": {}, "completion length": {}, "model width": {}}
+
+    def measure(axis, value, ours):
+        problems = ours.task.sample(ours.config.prompts_per_step, common.stream("benchmark"))
+        speed, rollout = paired_rollouts(ours, problems, True, rounds)
+        update = paired_updates(ours, rollout, rounds)
+        report[axis][value] = {
+            "rollout": compare(speed["ours"], speed["model.generate"]),
+            "update": compare(update["ours"], update["plain padded"]),
+        }
+        for phase, entry in report[axis][value].items():
+            show(f"{phase}, {axis} {value}", {**entry, "unit": "tokens/s"})
+
+    for group in (4, 16, 64):
+        measure("group size", group, Ours(BASE, 4, group_size=group, max_new_tokens=128))
+    for length in (32, 128, 512):
+        measure("completion length", length, Ours(BASE, 4, max_new_tokens=length))
+    for width in (64, 128, 256, 512):
+        with tempfile.TemporaryDirectory() as folder:
+            random_model(folder, width)
+            measure("model width", width, Ours(folder, 4, max_new_tokens=64))
+    return report
+
+
+def random_model(folder, width):
+    """The base's architecture at another width, weights random."""
+    model, tokenizer = common.load_model(BASE)
+    config = model.config
+    config.hidden_size, config.intermediate_size = width, width * 5 // 2
+    config.head_dim = width // config.num_attention_heads
+    type(model)(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def part_memory(policies):
+    """Peak resident memory of a fresh process for each contender: whole, and above set-up."""
+    report = {}
+    for name, (prompts, kind) in SCENARIOS.items():
+        report[name] = {}
+        for who in ("ours", "TRL"):
+            command = [sys.executable, __file__, "--one", who, str(policies[kind]), str(prompts)]
+            command += ["--threads", str(torch.get_num_threads())]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            report[name][who] = json.loads(output.splitlines()[-1])
+        for what in ("peak_mb", "above_setup_mb"):
+            mine, theirs = (report[name][who][what] for who in ("ours", "TRL"))
+            print(f"memory, {name}, {what}: ours {mine:.0f}, TRL {theirs:.0f}", flush=True)
+    return report
+
+
+def one_contender(who, folder, prompts):
+    """Two training steps of one contender alone; prints its memory as JSON."""
+    before = None
+    if who == "ours":
+        ours = Ours(folder, prompts)
+        before = peak_memory_mb()
+        for number in (1, 2):
+            ours.step(number)
+    else:
+        with tempfile.TemporaryDirectory() as directory:
+            trainer = trl_trainer(folder, prompts, 2, directory, transformers.TrainerCallback())
+            before = peak_memory_mb()
+            trainer.train()
+    peak = peak_memory_mb()
+    print(json.dumps({"peak_mb": peak, "above_setup_mb": peak - before}))
+
+
+def show(label, entry):
+    low, high = entry["ratio_range"]
+    share = f", {entry['share']:.0%} of the matrix products' rate" if "share" in entry else ""
+    print(
+        f"{label}: {entry['ours']:.4g} against {entry['other']:.4g} {entry['unit']}, ratio "
+        f"{entry['ratio']:.1f} ({low:.1f} to {high:.1f}){share}",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parts = ["step", "phases", "growth", "memory"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
+    parser.add_argument("--output", default=str(ROOT / "plots/data/benchmark.json"))
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rounds < 1 or args.threads < 1:
+        parser.error("--rounds and --threads: at least 1")
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    if args.one:
+        return one_contender(args.one[0], args.one[1], int(args.one[2]))
+    output = Path(args.output)
+    report = json.loads(output.read_text()) if output.exists() else {}
+    report["about"] = {
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "processor": platform.processor() or platform.machine(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        policies = {"short": BASE, "long": long_policy(Path(folder) / "long")}
+        for part in args.parts:
+            run = {
+                "step": lambda: part_step(policies, args.rounds),
+                "phases": lambda: part_phases(policies, args.rounds),
+                "growth": lambda: part_growth(args.rounds),
+                "memory": lambda: part_memory(policies),
+            }
+            report[part] = run[part]()
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_text(output, json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
