@@ -1,0 +1,149 @@
+"""Experiments, figures and benchmark: probes change nothing, numbers mean what they say."""
+
+import importlib
+import json
+import math
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import common
+import grpo
+from countdown_task import CountdownTask
+from plots import benchmark, experiments, make_figures
+
+TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
+TINY |= {"eval_problems": 4, "reward_components": ["brevity"], "reward_weights": [1.0]}
+TINY |= {"learning_rate": 1e-2, "seed": 3}
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", experiments.ARMS)
+def test_arms_are_possible(name):
+    """Options exist, swapped functions exist on both sides, every arm belongs to an experiment."""
+    arm = experiments.ARMS[name]
+    module = importlib.import_module(arm.script)
+    config = importlib.import_module(arm.swap.get("Config", arm.script)).Config
+    assert arm.flags.keys() <= asdict(config()).keys()
+    for function, source in arm.swap.items():
+        assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
+    assert any(name in experiment.arms for experiment in experiments.EXPERIMENTS.values())
+
+
+@pytest.mark.parametrize(
+    ("script", "swap"),
+    [("grpo", {}), ("gspo", {}), ("cispo", {"policy_loss": "dapo", "Config": "dapo"})],
+)
+def test_probes_change_nothing(script, swap, llama_folder, tmp_path):
+    """A watched run logs the numbers of an unwatched one, and the probes' besides."""
+    arm = experiments.Arm(script, swap=swap)
+    watched = experiments.prepare(arm)
+    plain = importlib.import_module(script)
+    watched.train(watched.Config(**TINY, model=llama_folder, output_dir=str(tmp_path / "watched")))
+    if not swap:
+        plain.train(plain.Config(**TINY, model=llama_folder, output_dir=str(tmp_path / "plain")))
+        clock = ("seconds", "tokens_per_second", "peak")
+        for a, b in zip(rows(tmp_path / "plain"), rows(tmp_path / "watched"), strict=True):
+            assert all(b[key] == value for key, value in a.items() if not key.startswith(clock))
+    found = [row for row in rows(tmp_path / "watched") if "log_ratio_rms" in row]
+    assert len(found) == 2
+    for row in found:
+        assert row["advantage_levels"] >= 2 and len(row["weight_by_right"]) == 4
+        # With gspo.py every token of a row shares the ratio; the probe still sees the tokens'.
+        assert row["log_ratio_rms"] >= row["sequence_log_ratio_rms"] > 0
+    assert plain.policy_loss.__module__ == script  # nothing leaked into the script itself
+
+
+def test_zeroed_tokens_are_counted_by_class():
+    """Of the numbers one is clipped away below, of the forks one above; CISPO zeroes none."""
+    module = SimpleNamespace(
+        sample_batch=None, completion_logprobs=None, compute_advantages=None, policy_loss=None
+    )
+    probes = experiments.Probes(module)
+    probes.classes = {"fork": [1], "number": [2, 3]}
+    probes.ids = torch.tensor([[1, 2, 3, 1]])
+    old = torch.zeros(1, 4)
+    new, mask = torch.tensor([[0.5, -0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    low, high = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 0, 0]]).bool()
+    metrics = {"clip_low": low, "clip_high": high}
+    probes.see_policy_loss((None, metrics), new, old, None, mask, None)
+    found = probes.summary()
+    assert found["zeroed_fork"] == 1.0 and found["zeroed_number"] == 0.5
+    assert found["log_ratio_rms"] == pytest.approx(math.sqrt(0.5 / 3))
+    assert found["sequence_log_ratio_rms"] == pytest.approx(0, abs=1e-7)
+    probes.see_policy_loss((None, {"clip_high": high}), new, old, None, mask, None)
+    assert probes.summary()["zeroed_fork"] == 0
+
+
+def test_retries():
+    texts = [
+        "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4=8 vs 9 no, </think>\n<answer>",  # 1 of 2
+        "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no fork
+        "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4",  # cut off: 1 of 1
+    ]
+    assert experiments.retries(texts) == (2, 3)
+
+
+def test_pass_at_k_without_bias(monkeypatch):
+    """With c of 16 right, pass@1 is c/16 and pass@16 is whether any is right."""
+    right = torch.tensor([0] * 16 + [1] * 4 + [0] * 12)
+    fake = SimpleNamespace(sample_groups=lambda *_: SimpleNamespace(correct=right))
+    monkeypatch.setattr(experiments, "PASS_PROBLEMS", 2)
+    found = experiments.pass_at_k(None, None, fake, grpo.Config())
+    assert found[1] == pytest.approx(0.125) and found[16] == 0.5
+    assert found[2] == pytest.approx((1 - (12 * 11) / (16 * 15)) / 2)
+
+
+def test_interval_covers_the_mean():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        values = (torch.randn(20, generator=generator) + 3).numpy()
+        low, high = make_figures.interval(values, draws=500)
+        covered += low < 3 < high
+    assert 0.86 <= covered / 200 <= 0.99  # the percentile interval is a little short
+
+
+def test_places_on_the_map():
+    """The map is read from the scripts: each leaves GRPO's place on exactly its axes."""
+    found = make_figures.places()
+    moved = {name: {axis for axis, at in where.items() if at} for name, where in found.items()}
+    assert moved == {
+        "grpo": set(),
+        "dr_grpo": {"length + std", "KL"},
+        "dapo": {"clip width", "length + std", "KL", "sampling"},
+        "gspo": {"granularity", "clip width"},
+        "gdpo": {"advantage"},
+        "cispo": {"clip width", "length + std", "KL"},
+    }
+
+
+def test_flops_of_a_forward():
+    """Counted by hand from the base's shapes, against PyTorch's counter on full-length rows."""
+    model, tokenizer = common.load_model("base_model")
+    config = grpo.Config(group_size=2, max_new_tokens=20)
+    problems = CountdownTask().sample(2, common.stream("flops"))
+    end = benchmark.Endless(tokenizer)
+    rollout = grpo.sample_groups(model, end, problems, config, common.torch_stream(0))
+    assert rollout.mask.all()  # the end never comes
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        grpo.completion_logprobs(model, rollout, list(range(4)), config)
+    counts = counter.get_flop_counts()["Global"]
+    linear = counts[torch.ops.aten.mm]
+    found = benchmark.model_flops(model, rollout, prompts_once=False)
+    attention = found - linear
+    L, width = len(rollout.prompts[0]) + 20, 3 * 128
+    extra = 4 * 2 * 128 * len(tokenizer)  # the head also runs on each prompt's last position
+    assert attention + extra == 4 * 4 * width * L * (L + 1) / 2
+
+
+def test_ratios_pair_neighbours():
+    found = benchmark.compare([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
+    assert found["ratio"] == 3 and found["ratio_range"] == [2, 4]
