@@ -27,7 +27,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 import common
 import grpo
@@ -64,6 +71,27 @@ def make_tokenizer():
             "{% if add_generation_prompt %}<|assistant|>{% endif %}"
         ),
     )
+
+
+def make_model(tokenizer, experts=0):
+    """A Llama of 0.6M parameters, or a mixture of that many experts, 2 for each token."""
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 1024,
+        "tie_word_embeddings": True,
+        "rms_norm_eps": 1e-5,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if experts:
+        mixture = {"num_local_experts": experts, "num_experts_per_tok": 2}
+        config = MixtralConfig(**shape, **mixture, intermediate_size=96, num_key_value_heads=4)
+        return MixtralForCausalLM(config)
+    return LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=320))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -188,12 +216,16 @@ def train(model, traces, args):
     )
     started, smooth = time.perf_counter(), None
     for step, (ids, labels, weights) in enumerate(traces.batches(args.tokens_per_batch), 1):
-        hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
+        outputs = model.model(input_ids=ids, output_router_logits=args.experts > 0)
+        hidden = outputs.last_hidden_state[:, :-1]
         labels, weights = labels[:, 1:], weights[:, 1:]
         trained = weights > 0  # logits only where a completion token is predicted
         losses = F.cross_entropy(model.lm_head(hidden[trained]), labels[trained], reduction="none")
         loss = (losses * weights[trained]).sum() / weights.sum()
-        loss.backward()
+        balance = 0.0
+        if args.experts:  # or few experts would take all tokens
+            balance = 0.01 * load_balancing_loss_func(outputs.router_logits, args.experts, 2)
+        (loss + balance).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -237,15 +269,16 @@ def quality(model, tokenizer, problems, samples=16):
             counts["retried"] += len(firsts) - 1
             counts["forks"] += len(firsts) - 1 + (not thought.endswith(" yes"))
     right, verdicts = torch.cat(right), counts["yes said"] + counts["no said"]
+    verdicts_right = counts["yes right"] + counts["no right"]
     return {
         "format": counts["format"] / counts["completions"],
-        "arithmetic steps right": counts["steps right"] / counts["steps"],
-        "verdicts right": (counts["yes right"] + counts["no right"]) / verdicts,
-        "verdict yes right": counts["yes right"] / counts["yes said"],
-        "verdict no right": counts["no right"] / counts["no said"],
+        "arithmetic steps right": counts["steps right"] / max(counts["steps"], 1),
+        "verdicts right": verdicts_right / max(verdicts, 1),
+        "verdict yes right": counts["yes right"] / max(counts["yes said"], 1),
+        "verdict no right": counts["no right"] / max(counts["no said"], 1),
         "solved": right.mean().item(),
         f"pass@{samples}": right.amax(1).mean().item(),
-        "retries after a failed line": counts["retried"] / counts["forks"],
+        "retries after a failed line": counts["retried"] / max(counts["forks"], 1),
         "lines that repeat a first step": counts["repeated"] / counts["lines"],
         "tokens per completion": counts["tokens"] / counts["completions"],
     }
@@ -260,30 +293,20 @@ def main():
     parser.add_argument("--tokens_per_batch", type=int, default=1024, help="padded tokens")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak")
     parser.add_argument("--seed", type=int, default=1, help="of weights, problems and traces")
+    parser.add_argument("--experts", type=int, default=0, help="0: dense; else 2 of these a token")
     parser.add_argument("--overwrite", action="store_true", help="replace the model there")
     args = parser.parse_args()
     if args.steps < 1 or args.tokens_per_batch < 512 or args.learning_rate <= 0:
         parser.error("--steps >= 1, --tokens_per_batch >= 512 and --learning_rate > 0, please")
+    if args.experts < 0 or args.experts == 1:
+        parser.error("--experts: 0 for a dense model, or at least 2")
     folder = Path(args.output_dir)
     if (folder / "model.safetensors").exists() and not args.overwrite:
         parser.error(f"--output_dir {folder} holds a model: add --overwrite or choose another")
 
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=320,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        rms_norm_eps=1e-5,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model = make_model(tokenizer, args.experts)
     print(f"{model.num_parameters():,} parameters, {torch.get_num_threads()} threads")
     train(model, Traces(tokenizer, args.seed), args)
     model.eval().save_pretrained(folder)

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 import common
+import grpo
 import run_log
 from countdown_task import CountdownTask
 
@@ -63,12 +64,15 @@ class Experiment:
 
 
 SHORT = {"steps": 20, "eval_every": 20}
+BRIEF = {"steps": 12, "eval_every": 12}
 NO_KL = {**SHORT, "kl_coef": 0.0}
-# Sixteen updates per rollout at five times the default rate: old and new policy come apart.
-STALE = {**SHORT, "minibatches": 16, "learning_rate": 1e-3}
-TWO = {**SHORT, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
+# Sixteen updates per rollout at 2.5 times the default rate: the policy leaves the sampler behind
+# and the clip bites. Twice that rate breaks training, whatever the ratio.
+STALE = {**BRIEF, "minibatches": 16, "learning_rate": 5e-4}
+MIXTURE = {**STALE, "kl_coef": 0.0, "model": "plots/data/moe_base"}
+TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
-    **SHORT,
+    **BRIEF,
     "reward_components": ["answer", "format", "brevity"],
     "reward_weights": [1.0, 1.0, 1.0],
 }
@@ -80,14 +84,13 @@ ARMS = {
     "gspo": Arm("gspo"),
     "gdpo": Arm("gdpo"),
     "cispo": Arm("cispo"),
-    # KL.
-    "kl_default": Arm("grpo", SHORT),
+    # KL; the default coefficient is "grpo" above, up to the same step.
     "kl_0": Arm("grpo", NO_KL),
     "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
     # Length and std, one at a time; kl_0 is the reference.
     "token_mean": Arm("grpo", NO_KL, {"aggregate_loss": "dapo"}),
     "constant_length": Arm("grpo", NO_KL, {"aggregate_loss": "dr_grpo"}),
-    "no_std": Arm("grpo", NO_KL, {"compute_advantages": "dr_grpo"}),
+    "no_std": Arm("grpo", {**BRIEF, "kl_coef": 0.0}, {"compute_advantages": "dr_grpo"}),
     # Clip width, clip object and granularity, where the policy has moved away from the sampler.
     "stale_symmetric": Arm("grpo", {**STALE, "kl_coef": 0.0}),
     "stale_higher": Arm("grpo", {**STALE, "kl_coef": 0.0, "clip_high": 0.28}),
@@ -95,22 +98,17 @@ ARMS = {
     "stale_sequence": Arm("gspo", {**STALE, "kl_coef": 0.0}),
     "stale_ppo_clip": Arm("cispo", STALE, {"policy_loss": "dapo", "Config": "dapo"}),
     "stale_cispo": Arm("cispo", STALE),
+    "mixture_token": Arm("grpo", MIXTURE),
+    "mixture_sequence": Arm("gspo", MIXTURE),
     # Advantage: pooled against decoupled.
     "pooled_two": Arm("grpo", TWO),
     "decoupled_two": Arm("gdpo", TWO),
     "pooled_three": Arm("grpo", THREE),
     "decoupled_three": Arm("gdpo", THREE),
-    # Sampling.
-    "dynamic": Arm("dapo", SHORT),
+    # Sampling; dynamic is "dapo" above, up to the same step.
     "static": Arm("dapo", {**SHORT, "max_refills": 0}),
 }
 EXPERIMENTS = {
-    "defaults": Experiment(
-        "all six",
-        "With their own defaults the six end within each other's seed noise; they differ in the "
-        "tokens they take, not in where they end.",
-        ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
-    ),
     "length": Experiment(
         "length + std",
         "Dividing by |o| lets long wrong completions off lightly: they end longer than under the "
@@ -140,6 +138,12 @@ EXPERIMENTS = {
         "The log of the sequence ratio varies far less than that of the token ratio.",
         ("stale_symmetric", "stale_sequence"),
     ),
+    "mixture": Experiment(
+        "granularity",
+        "In a mixture of experts updates reroute tokens; rerouted tokens have wilder token ratios, "
+        "and the mean over a sequence evens them out.",
+        ("mixture_token", "mixture_sequence"),
+    ),
     "advantage": Experiment(
         "advantage",
         "Decoupled normalisation keeps more distinct advantage levels, and every component learns.",
@@ -149,13 +153,19 @@ EXPERIMENTS = {
         "sampling",
         "Refilling leaves no group without signal, and costs tokens: better per optimizer step, "
         "not per token.",
-        ("static", "dynamic"),
+        ("static", "dapo"),
     ),
     "kl": Experiment(
         "KL",
         "A larger coefficient keeps the policy nearer the reference and slows learning; without "
         "one there is no reference model in memory.",
-        ("kl_0", "kl_default", "kl_10x"),
+        ("kl_0", "grpo", "kl_10x"),
+    ),
+    "defaults": Experiment(
+        "all six",
+        "With their own defaults the six end within each other's seed noise; they differ in the "
+        "tokens they take, not in where they end.",
+        ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
     ),
 }
 PASS_AT_16 = EXPERIMENTS["defaults"].arms  # arms whose last model is sampled 16 times a problem
@@ -190,6 +200,42 @@ def retries(completions):
     return again, forks
 
 
+class Routing:
+    """Which experts each token of a rollout went to, before the update and in it.
+
+    Without experts in the model it remembers nothing.
+    """
+
+    def __init__(self, model):
+        self.model, self.routed, self.before = model, [], None
+        routers = [part for part in model.modules() if type(part).__name__.endswith("TopKRouter")]
+        for router in routers:
+            router.register_forward_hook(lambda *args: self.routed.append(args[-1][2]))
+        self.layers = len(routers)
+
+    def last(self, rows, T):
+        """Experts (layers, b, T, k) that the states which predict the completion went through."""
+        routed, self.routed = self.routed[-self.layers :], []
+        routed = torch.stack(routed).unflatten(1, (rows, -1))  # all tokens of the last forward
+        return routed[:, :, -T - 1 : -1].sort(-1).values
+
+    @torch.no_grad()
+    def remember(self, rollout, config):
+        if not self.layers:
+            return
+        shape = rollout.mask.shape
+        self.before = torch.zeros(self.layers, *shape, 2, dtype=torch.long)
+        for rows in common.pack_rows(rollout, range(shape[0]), config):
+            T = grpo.completion_logprobs(self.model, rollout, rows, config).shape[1]
+            self.before[:, rows, :T] = self.last(len(rows), T)
+
+    def switched(self, rows, T):
+        """(b, T): whether any layer sends a token to other experts than before the update."""
+        if not self.layers:
+            return None
+        return (self.last(len(rows), T) != self.before[:, rows, :T]).any(-1).any(0)
+
+
 class Probes:
     """Wraps functions of a script's module; what they saw in a step comes out of `summary`.
 
@@ -197,7 +243,7 @@ class Probes:
     """
 
     def __init__(self, module):
-        self.classes, self.module = None, module
+        self.classes, self.module, self.routing = None, module, None
         for name in ("sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"):
             setattr(module, name, self.wrap(name, getattr(module, name)))
         self.reset()
@@ -213,8 +259,11 @@ class Probes:
 
         return wrapped
 
-    def see_sample_batch(self, result, model, tokenizer, *_):
+    def see_sample_batch(self, result, model, tokenizer, task, config, *_):
         rollout, _ = result
+        if self.routing is None:
+            self.routing = Routing(model)
+        self.routing.remember(rollout, config)
         self.classes = self.classes or token_classes(tokenizer)
         again, forks = retries(rollout.completions)
         self.right = rollout.correct.view(len(rollout.problems), -1).sum(1).tolist()
@@ -228,8 +277,11 @@ class Probes:
         pairs = zip(self.right, weight.tolist(), strict=True)
         self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
 
-    def see_completion_logprobs(self, _, model, rollout, rows, config):
+    def see_completion_logprobs(self, logprobs, model, rollout, rows, config):
         self.ids = rollout.completion_ids[rows]
+        self.switched = (
+            self.routing.switched(rows, logprobs.shape[1]) if logprobs.requires_grad else None
+        )
 
     def see_policy_loss(self, result, logprobs, old_logprobs, *rest):
         _, metrics = result
@@ -243,19 +295,30 @@ class Probes:
             here = on & torch.isin(ids, torch.tensor(members))
             self.sums[f"tokens_{name}"] += here.sum().item()
             self.sums[f"zeroed_{name}"] += (zeroed & here).sum().item()
-        self.sums["tokens"] += on.sum().item()
-        self.sums["token_square"] += (log_ratio[on] ** 2).sum().item()
+        self.count("token", on, log_ratio)
+        if self.switched is not None:
+            self.count("switched", on & self.switched, log_ratio)
+            self.count("stayed", on & ~self.switched, log_ratio)
         sequence = (log_ratio * mask).sum(1) / mask.sum(1)
-        self.sums["sequences"] += len(sequence)
-        self.sums["sequence_square"] += (sequence**2).sum().item()
+        self.count("sequence", torch.ones_like(sequence, dtype=torch.bool), sequence)
+
+    def count(self, name, on, log_ratio):
+        self.sums[name] += on.sum().item()
+        self.sums[f"{name}_square"] += (log_ratio[on] ** 2).sum().item()
 
     def summary(self):
         sums, found = self.sums, dict(self.found)
+        rms = lambda name: math.sqrt(sums[f"{name}_square"] / sums[name])  # noqa: E731
         for name in self.classes or ():
             found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)
-        if sums["tokens"]:
-            found["log_ratio_rms"] = math.sqrt(sums["token_square"] / sums["tokens"])
-            found["sequence_log_ratio_rms"] = math.sqrt(sums["sequence_square"] / sums["sequences"])
+        if sums["token"]:
+            found |= {"log_ratio_rms": rms("token"), "sequence_log_ratio_rms": rms("sequence")}
+        if sums["switched"]:
+            found |= {
+                "experts_switched": sums["switched"] / sums["token"],
+                "log_ratio_rms_switched": rms("switched"),
+                "log_ratio_rms_stayed": rms("stayed"),
+            }
         self.reset()
         return found
 

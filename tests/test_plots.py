@@ -11,6 +11,7 @@ import torch
 
 import common
 import grpo
+import warm_start
 from countdown_task import CountdownTask
 from plots import benchmark, experiments, make_figures
 
@@ -36,17 +37,22 @@ def test_arms_are_possible(name):
 
 
 @pytest.mark.parametrize(
-    ("script", "swap"),
-    [("grpo", {}), ("gspo", {}), ("cispo", {"policy_loss": "dapo", "Config": "dapo"})],
+    ("script", "flags", "swap"),
+    [
+        ("grpo", {}, {}),
+        ("gspo", {}, {}),
+        ("cispo", {"max_new_tokens": 65}, {"policy_loss": "dapo", "Config": "dapo"}),
+    ],
 )
-def test_probes_change_nothing(script, swap, llama_folder, tmp_path):
+def test_probes_change_nothing(script, flags, swap, llama_folder, tmp_path):
     """A watched run logs the numbers of an unwatched one, and the probes' besides."""
     arm = experiments.Arm(script, swap=swap)
+    flags = {**TINY, **flags, "model": llama_folder}
     watched = experiments.prepare(arm)
     plain = importlib.import_module(script)
-    watched.train(watched.Config(**TINY, model=llama_folder, output_dir=str(tmp_path / "watched")))
+    watched.train(watched.Config(**flags, output_dir=str(tmp_path / "watched")))
     if not swap:
-        plain.train(plain.Config(**TINY, model=llama_folder, output_dir=str(tmp_path / "plain")))
+        plain.train(plain.Config(**flags, output_dir=str(tmp_path / "plain")))
         clock = ("seconds", "tokens_per_second", "peak")
         for a, b in zip(rows(tmp_path / "plain"), rows(tmp_path / "watched"), strict=True):
             assert all(b[key] == value for key, value in a.items() if not key.startswith(clock))
@@ -66,7 +72,7 @@ def test_zeroed_tokens_are_counted_by_class():
     )
     probes = experiments.Probes(module)
     probes.classes = {"fork": [1], "number": [2, 3]}
-    probes.ids = torch.tensor([[1, 2, 3, 1]])
+    probes.ids, probes.switched = torch.tensor([[1, 2, 3, 1]]), None
     old = torch.zeros(1, 4)
     new, mask = torch.tensor([[0.5, -0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     low, high = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 0, 0]]).bool()
@@ -78,6 +84,31 @@ def test_zeroed_tokens_are_counted_by_class():
     assert found["sequence_log_ratio_rms"] == pytest.approx(0, abs=1e-7)
     probes.see_policy_loss((None, {"clip_high": high}), new, old, None, mask, None)
     assert probes.summary()["zeroed_fork"] == 0
+
+
+def test_switched_tokens_of_a_mixture(tmp_path):
+    """No token changes experts before the first update; one does when its router is changed."""
+    config = grpo.Config(group_size=4, max_new_tokens=12)
+    tokenizer = warm_start.make_tokenizer()
+    torch.manual_seed(0)
+    model = warm_start.make_model(tokenizer, experts=4)
+    problems = CountdownTask().sample(3, common.stream("mixture"))
+    routing = experiments.Routing(model)
+    rollout = grpo.sample_groups(model, tokenizer, problems, config, common.torch_stream(0))
+    routing.remember(rollout, config)
+    rows = [5, 0, 7]  # another order and another padding
+    on = rollout.mask[rows] > 0
+
+    def switched():
+        T = grpo.completion_logprobs(model, rollout, rows, config).shape[1]
+        return routing.switched(rows, T)[on[:, :T]]
+
+    assert not switched().any()
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate.weight.neg_()
+    assert switched().float().mean() > 0.5
+    dense, _ = common.load_model("base_model")
+    assert experiments.Routing(dense).switched(rows, 12) is None
 
 
 def test_retries():
