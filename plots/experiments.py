@@ -31,7 +31,7 @@ import torch
 import common
 import grpo
 import run_log
-from countdown_task import CountdownTask
+from countdown_task import REWARDS, CountdownTask
 
 LOGS, RUNS = ROOT / "plots/data/runs", ROOT / "runs/experiments"
 SEEDS = (1, 2, 3, 4, 5)
@@ -67,8 +67,9 @@ SHORT = {"steps": 20, "eval_every": 20}
 BRIEF = {"steps": 12, "eval_every": 12}
 NO_KL = {**SHORT, "kl_coef": 0.0}
 # Sixteen updates per rollout at 2.5 times the default rate: the policy leaves the sampler behind
-# and the clip bites. Twice that rate breaks training, whatever the ratio.
+# and the clip bites. At twice that rate training breaks.
 STALE = {**BRIEF, "minibatches": 16, "learning_rate": 5e-4}
+HOT = {**STALE, "learning_rate": 1e-3}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "plots/data/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
@@ -98,6 +99,8 @@ ARMS = {
     "stale_sequence": Arm("gspo", {**STALE, "kl_coef": 0.0}),
     "stale_ppo_clip": Arm("cispo", STALE, {"policy_loss": "dapo", "Config": "dapo"}),
     "stale_cispo": Arm("cispo", STALE),
+    "hot_token": Arm("grpo", {**HOT, "kl_coef": 0.0}),
+    "hot_sequence": Arm("gspo", {**HOT, "kl_coef": 0.0}),
     "mixture_token": Arm("grpo", MIXTURE),
     "mixture_sequence": Arm("gspo", MIXTURE),
     # Advantage: pooled against decoupled.
@@ -107,6 +110,11 @@ ARMS = {
     "decoupled_three": Arm("gdpo", THREE),
     # Sampling; dynamic is "dapo" above, up to the same step.
     "static": Arm("dapo", {**SHORT, "max_refills": 0}),
+    # A reward with a seam: it takes the completion's own word for it.
+    "seam": Arm(
+        "grpo",
+        {**SHORT, "kl_coef": 0.0, "reward_components": ["claim"], "reward_weights": [1.0]},
+    ),
 }
 EXPERIMENTS = {
     "length": Experiment(
@@ -138,6 +146,12 @@ EXPERIMENTS = {
         "The log of the sequence ratio varies far less than that of the token ratio.",
         ("stale_symmetric", "stale_sequence"),
     ),
+    "stability": Experiment(
+        "granularity",
+        "Where updates go too far from the sampler, the sequence ratio keeps training alive longer "
+        "than the token ratio.",
+        ("hot_token", "hot_sequence"),
+    ),
     "mixture": Experiment(
         "granularity",
         "In a mixture of experts updates reroute tokens; rerouted tokens have wilder token ratios, "
@@ -161,6 +175,12 @@ EXPERIMENTS = {
         "one there is no reference model in memory.",
         ("kl_0", "grpo", "kl_10x"),
     ),
+    "reward": Experiment(
+        "none: the reward",
+        "A reward that believes the completion's own 'yes' is learnt at the cost of true answers: "
+        "reward rises, accuracy does not.",
+        ("kl_0", "seam"),
+    ),
     "defaults": Experiment(
         "all six",
         "With their own defaults the six end within each other's seed noise; they differ in the "
@@ -170,6 +190,14 @@ EXPERIMENTS = {
 }
 PASS_AT_16 = EXPERIMENTS["defaults"].arms  # arms whose last model is sampled 16 times a problem
 PASS_PROBLEMS = 96
+
+
+def claims_to_be_right(completion, problem):
+    """The reward with a seam: 1 if the search ends in "yes", whatever the answer is worth."""
+    return float(" yes</think>" in completion)
+
+
+REWARDS["claim"] = claims_to_be_right
 
 
 # -------------------------------------------------------------------------------------------------
@@ -374,9 +402,15 @@ def run_one(name, seed):
     config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), resume=resume)
     module.train(config)
     rows = run_log.read_jsonl(folder / "metrics.jsonl")
-    if name in PASS_AT_16:
-        model, tokenizer = common.load_model(str(folder / "checkpoint"))
-        rows.append({"step": config.steps, "pass_at": pass_at_k(model, tokenizer, module, config)})
+    models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
+    if name == "grpo":
+        models[0] = config.model
+    for step, path in models.items():
+        found = pass_at_k(*common.load_model(path), module, config)
+        rows.append({"step": step, "pass_at": found})
+    if seed == SEEDS[0]:  # transcripts of the first and the last evaluation
+        samples = run_log.read_jsonl(folder / "samples.jsonl")
+        rows += [sample for sample in samples if sample["step"] in (0, config.steps)]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]
