@@ -63,6 +63,7 @@ class Experiment:
     arms: tuple[str, ...]
 
 
+OFTEN = {"eval_every": 5}
 SHORT = {"steps": 20, "eval_every": 20}
 BRIEF = {"steps": 12, "eval_every": 12}
 NO_KL = {**SHORT, "kl_coef": 0.0}
@@ -79,12 +80,12 @@ THREE = {
 }
 ARMS = {
     # All six with their own defaults.
-    "grpo": Arm("grpo"),
-    "dr_grpo": Arm("dr_grpo"),
-    "dapo": Arm("dapo"),
-    "gspo": Arm("gspo"),
-    "gdpo": Arm("gdpo"),
-    "cispo": Arm("cispo"),
+    "grpo": Arm("grpo", OFTEN),
+    "dr_grpo": Arm("dr_grpo", OFTEN),
+    "dapo": Arm("dapo", OFTEN),
+    "gspo": Arm("gspo", OFTEN),
+    "gdpo": Arm("gdpo", OFTEN),
+    "cispo": Arm("cispo", OFTEN),
     # KL; the default coefficient is "grpo" above, up to the same step.
     "kl_0": Arm("grpo", NO_KL),
     "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
@@ -108,8 +109,9 @@ ARMS = {
     "decoupled_two": Arm("gdpo", TWO),
     "pooled_three": Arm("grpo", THREE),
     "decoupled_three": Arm("gdpo", THREE),
-    # Sampling; dynamic is "dapo" above, up to the same step.
-    "static": Arm("dapo", {**SHORT, "max_refills": 0}),
+    # Sampling; evaluated often, because refilling makes the batch's own accuracy a biased sample.
+    "static": Arm("dapo", {**SHORT, **OFTEN, "max_refills": 0}),
+    "dynamic": Arm("dapo", {**SHORT, **OFTEN}),
     # A reward with a seam: it takes the completion's own word for it.
     "seam": Arm(
         "grpo",
@@ -167,7 +169,7 @@ EXPERIMENTS = {
         "sampling",
         "Refilling leaves no group without signal, and costs tokens: better per optimizer step, "
         "not per token.",
-        ("static", "dapo"),
+        ("static", "dynamic"),
     ),
     "kl": Experiment(
         "KL",
