@@ -485,6 +485,33 @@ def draw_seeds(axes, arm, metric, label, index, last_step=None):
         axes.plot(common, mean, color=COLOURS[index], ls=STYLES[index], lw=2, label=label)
 
 
+def thousand_tokens(rows, step):
+    return tokens_at(rows, step) / 1e3
+
+
+def minutes_at(rows, step):
+    """Minutes of sampling and updating up to a step."""
+    return sum(row.get("seconds", 0) for row in rows if row["step"] <= step) / 60
+
+
+def draw_against(axes, arm, at, index):
+    """Held-out accuracy against `at(rows, step)`: tokens or time."""
+    lines = []
+    for rows in load(arm).values():
+        steps, accuracy = curve(rows, "eval_accuracy")
+        lines.append(([at(rows, step) for step in steps], accuracy))
+        axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
+    if lines:
+        style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": f"{arm}.py"}
+        axes.plot(*np.mean(lines, 0), **style)
+
+
+def legend(axes):
+    """A legend, if anything is drawn yet."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=8)
+
+
 def save(figure, name, note):
     """Writes the PNG with its conditions and command below the axes."""
     figure.text(0.01, -0.01, note, fontsize=7, va="top", family="monospace")
@@ -631,7 +658,7 @@ def draw_panels():
             draw_seeds(axes, arm, metric, label, index, last_step=20)
         axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=8)
+        legend(axes)
     arms = [arm for _, _, lines in PANELS for arm, _, _ in lines]
     save(
         figure,
@@ -664,7 +691,7 @@ def draw_clip_width():
     draw_seeds(grid[2], "mixture_token", "log_ratio_rms_switched", "that changed experts", 2)
     grid[2].set(title="mixture of experts: the ratio", xlabel="step", ylabel="RMS of log ratio")
     for axes in grid:
-        axes.legend(frameon=False, fontsize=8)
+        legend(axes)
     save(
         figure,
         "clip_and_experts",
@@ -681,15 +708,8 @@ def draw_accuracy():
     )
     for index, arm in enumerate(SCRIPTS):
         runs = list(load(arm).values())
-        for axes, at in ((tokens, lambda rows, s: tokens_at(rows, s) / 1e3), (clock, minutes_at)):
-            lines = []
-            for rows in runs:
-                steps, accuracy = curve(rows, "eval_accuracy")
-                lines.append(([at(rows, step) for step in steps], accuracy))
-                axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
-            if lines:
-                style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
-                axes.plot(*np.mean(lines, 0), **style, label=f"{arm}.py")
+        draw_against(tokens, arm, thousand_tokens, index)
+        draw_against(clock, arm, minutes_at, index)
         draw_seeds(length, arm, "length", f"{arm}.py", index)
         for k, shift, marker in ((1, -0.12, "o"), (16, 0.12, "s")):
             values = [pass_at(-1, k)(rows) for rows in runs]
@@ -707,7 +727,7 @@ def draw_accuracy():
             )
     solved.set_xticks(range(6), [f"{arm}.py" for arm in SCRIPTS], rotation=20)
     solved.set(title="after 30 steps: pass@1 (dots), pass@16 (squares)", ylabel="held-out problems")
-    tokens.legend(frameon=False, fontsize=8)
+    legend(tokens)
     save(
         figure,
         "accuracy",
@@ -715,11 +735,6 @@ def draw_accuracy():
         "completion each; lower right: 96 problems, 16 completions each.\nThe time of a run "
         f"includes a second run beside it on the other core. {command('defaults')}",
     )
-
-
-def minutes_at(rows, step):
-    """Minutes of sampling and updating up to a step."""
-    return sum(row.get("seconds", 0) for row in rows if row["step"] <= step) / 60
 
 
 def draw_failures():
@@ -737,7 +752,7 @@ def draw_failures():
     grid[1].set(title="entropy (grpo.py, no KL)", xlabel="step", ylabel="nats per token")
     grid[2].set(title="a reward with a seam", xlabel="step", ylabel="share of completions")
     for axes in grid:
-        axes.legend(frameon=False, fontsize=8)
+        legend(axes)
     arms = ("grpo", "dr_grpo", "kl_0", "stale_symmetric", "hot_token", "seam")
     save(
         figure,
@@ -801,7 +816,7 @@ def draw_speed():
         axes.set_xticks(x, x)
         axes.minorticks_off()
     grid[1].set_ylabel("tokens/s")
-    grid[1].legend(frameon=False, fontsize=7)
+    legend(grid[1])
     about = report["about"]
     save(
         figure,
@@ -829,8 +844,8 @@ def results(measured):
         "paired by seed (same problems, same initial model); intervals are 95 % percentile "
         "bootstrap intervals over seeds, which with five seeds are short: read them with the "
         "number of seeds that agree in sign. Each hypothesis was written before its runs. A "
-        "verdict is *seen* if the interval excludes 0 on the side that the hypothesis names. Any run "
-        "again: `python plots/experiments.py --one ARM --seed SEED`.",
+        "verdict is *seen* if the interval excludes 0 on the side that the hypothesis names. Any "
+        "run again: `python plots/experiments.py --one ARM --seed SEED`.",
     ]
     for name, experiment in EXPERIMENTS.items():
         lines += ["", f"## {name} ({experiment.axis})", "", experiment.hypothesis, ""]

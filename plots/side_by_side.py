@@ -1,0 +1,317 @@
+"""Writes one self-contained page on which any two scripts stand side by side.
+
+    python plots/side_by_side.py                    # writes plots/side_by_side.html
+
+Changed lines and words are marked, every hunk is labelled with the axis that it moves, and above
+the code stand each script's equations, its coordinates and its measured curves. The page needs no
+network; #gspo..cispo in its address opens it at that pair.
+"""
+
+import argparse
+import ast
+import difflib
+import io
+import itertools
+import json
+import keyword
+import re
+import sys
+import tokenize
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import matplotlib.pyplot as plt
+
+from plots.make_figures import PANELS, SCRIPTS, draw_against, draw_seeds, legend, thousand_tokens
+
+TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
+AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
+# The panel of make_figures.PANELS that shows what the script is known for.
+PANEL = {"gspo": 0, "cispo": 1, "dr_grpo": 2, "gdpo": 4, "dapo": 5}
+
+
+# -------------------------------------------------------------------------------------------------
+# Source, coordinates, differences
+
+
+def coloured_lines(source):
+    """[[(class, text), ...] for each line]: k keyword, s string, c comment, n number, '' other."""
+    spans = {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = {tokenize.COMMENT: "c", tokenize.STRING: "s", tokenize.NUMBER: "n"}.get(token.type)
+        if tokenize.tok_name[token.type].startswith("FSTRING"):
+            kind = "s"
+        if token.type == tokenize.NAME and keyword.iskeyword(token.string):
+            kind = "k"
+        if not kind:
+            continue
+        (first, begin), (last, end) = token.start, token.end
+        for row in range(first, last + 1):
+            spans.setdefault(row, []).append(
+                (begin if row == first else 0, end if row == last else None, kind)
+            )
+    lines = []
+    for row, line in enumerate(source.splitlines(), 1):
+        parts, at = [], 0
+        for begin, end, kind in spans.get(row, []):
+            parts += [("", line[at:begin]), (kind, line[begin:end])]
+            at = len(line) if end is None else end
+        parts.append(("", line[at:]))
+        lines.append([part for part in parts if part[1]])
+    return lines
+
+
+def coordinates(source):
+    """{axis: where the script says it is}, from its docstring."""
+    docstring = ast.get_docstring(ast.parse(source))
+    return {axis: re.search(rf"{re.escape(axis)}  +(.+)", docstring)[1] for axis in AXES}
+
+
+def word_marks(old, new):
+    """Changed spans [(begin, end)] in each of two lines, whole words at a time."""
+    a, b = (re.findall(r"\w+|\s+|\W", line) for line in (old, new))
+    places = [list(itertools.accumulate(map(len, words), initial=0)) for words in (a, b)]
+    marks = [], []
+    for tag, *bounds in difflib.SequenceMatcher(None, a, b, False).get_opcodes():
+        for side, (first, last) in enumerate((bounds[:2], bounds[2:])):
+            if tag != "equal" and "".join((a, b)[side][first:last]).strip():
+                marks[side].append((places[side][first], places[side][last]))
+    return marks
+
+
+def align(old, new):
+    """Pairs (i, j) of two runs of changed lines, None for a line without a partner.
+
+    The pairing with the greatest sum of similarities, of lines that are at least half alike.
+    """
+    best = {(len(old), j): (0, []) for j in range(len(new) + 1)}
+    best |= {(i, len(new)): (0, []) for i in range(len(old) + 1)}
+    for i in reversed(range(len(old))):
+        for j in reversed(range(len(new))):
+            ratio = difflib.SequenceMatcher(None, old[i].strip(), new[j].strip(), False).ratio()
+            score, pairs = best[i + 1, j + 1]
+            options = [(best[i + 1, j]), (best[i, j + 1])]
+            if ratio > 0.5 and old[i].strip():
+                options.append((score + ratio, [(i, j), *pairs]))
+            best[i, j] = max(options, key=lambda option: option[0])
+    rows, i, j = [], 0, 0
+    for a, b in [*best[0, 0][1], (len(old), len(new))]:
+        rows += [(x, None) for x in range(i, a)] + [(None, y) for y in range(j, b)]
+        rows += [(a, b)] if a < len(old) else []
+        i, j = a + 1, b + 1
+    return rows
+
+
+def hunk_label(lines, in_docstring):
+    """The axes that the hunk's lines are marked with, or what else it is."""
+    if in_docstring:
+        return "docstring"
+    text = "\n".join(lines)
+    found = [axis for axis in AXES if re.search(rf"<- .*{re.escape(axis)}", text)]
+    return ", ".join(found) or "part of the same move"
+
+
+def differences(old, new):
+    """Blocks of two sources: {equal: [i, j, count]} or {label, rows: [[i, j, marks, marks]]}.
+
+    Line numbers count from 0; i or j is -1 where that side has no line.
+    """
+    a, b = old.splitlines(), new.splitlines()
+    heads = [ast.parse(source).body[0].end_lineno for source in (old, new)]
+    blocks = []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, False).get_opcodes():
+        if tag == "equal":
+            blocks.append({"equal": [i1, j1, i2 - i1]})
+            continue
+        rows = []
+        for i, j in align(a[i1:i2], b[j1:j2]):
+            paired = i is not None and j is not None
+            marks = word_marks(a[i1 + i], b[j1 + j]) if paired else ([], [])
+            rows.append([-1 if i is None else i1 + i, -1 if j is None else j1 + j, *marks])
+        label = hunk_label(a[i1:i2] + b[j1:j2], i1 < heads[0] and j1 < heads[1])
+        blocks.append({"label": label, "rows": rows})
+    return blocks
+
+
+# -------------------------------------------------------------------------------------------------
+# Equations, in MathML
+
+
+def tag(name, *children):
+    return f"<{name}>{''.join(children)}</{name}>"
+
+
+def row(*parts):
+    """A row of identifiers, numbers and operators; what is MathML already stays as it is."""
+    out = []
+    for part in parts:
+        if part.startswith("<"):
+            out.append(part)
+        else:
+            kind = "mn" if part[0].isdigit() else "mi" if part[0].isalpha() else "mo"
+            out.append(tag(kind, part))
+    return tag("mrow", *out)
+
+
+def sub(base, index):
+    return tag("msub", row(base), row(*index) if isinstance(index, tuple) else row(index))
+
+
+def frac(top, bottom):
+    return tag("mfrac", top, bottom)
+
+
+def total(index):
+    return tag("munder", tag("mo", "∑"), row(index))
+
+
+IT, IK = ("i", "t"), ("i", "k")
+A, R, r, s, k = (sub(x, y) for x, y in (("A", "i"), ("R", "i"), ("r", IT), ("s", "i"), ("k", IT)))
+LENGTH = row("|", sub("o", "i"), "|")
+PI, PI_OLD = sub("π", IT), tag("msubsup", tag("mi", "π"), row(*IT), tag("mi", "old"))
+PER_GROUP = row(frac(row("1"), row("G")), total("i"))
+NORMALISED = row(A, "=", frac(row(R, "−", "mean", "(", "R", ")"), row("std", "(", "R", ")")))
+TOKEN = row(r, "=", frac(PI, PI_OLD))
+PENALTY = row("+", "β", k)
+SEQUENCE_MEAN = row(PER_GROUP, frac(row("1"), LENGTH), total("t"))
+TOKEN_MEAN = row(frac(row("1"), row(total("i"), LENGTH)), total("i"), total("t"))
+
+
+def clipped(ratio, low, high):
+    bounds = row("1", "−", low, ",", "1", "+", high)
+    return row("−", "min", "(", ratio, A, ",", "clip", "(", ratio, ",", bounds, ")", A, ")")
+
+
+E, LOW, HIGH = row("ε"), sub("ε", "low"), sub("ε", "high")
+Z, S = sub("Z", IK), sub("S", "i")
+EQUATIONS = {  # script: advantage, ratio, loss
+    "grpo": (NORMALISED, TOKEN, row(SEQUENCE_MEAN, "[", clipped(r, E, E), PENALTY, "]")),
+    "dr_grpo": (
+        row(A, "=", R, "−", "mean", "(", "R", ")"),
+        TOKEN,
+        row(PER_GROUP, frac(row("1"), row("T")), total("t"), "[", clipped(r, E, E), "]"),
+    ),
+    "dapo": (
+        row(NORMALISED, ",", "0", "&lt;", "right", "&lt;", "G"),
+        TOKEN,
+        row(TOKEN_MEAN, "[", clipped(r, LOW, HIGH), "]"),
+    ),
+    "gspo": (
+        NORMALISED,
+        row(s, "=", "exp", "(", frac(row("1"), LENGTH), total("t"), "log", frac(PI, PI_OLD), ")"),
+        row(
+            *(PER_GROUP, "[", clipped(s, LOW, HIGH), "+", "β", frac(row("1"), LENGTH)),
+            *(total("t"), k, "]"),
+        ),
+    ),
+    "gdpo": (
+        row(
+            *(Z, "=", frac(row(sub("R", IK), "−", "mean"), row("std")), ",", S, "="),
+            *(total("k"), sub("w", "k"), Z, ",", A, "=", frac(row(S, "−", "mean"), row("std"))),
+        ),
+        TOKEN,
+        row(SEQUENCE_MEAN, "[", clipped(r, E, E), PENALTY, "]"),
+    ),
+    "cispo": (
+        NORMALISED,
+        row(TOKEN, ",", sub("w", IT), "=", "sg", "[", "min", "(", r, ",", "1", "+", HIGH, ")", "]"),
+        row(TOKEN_MEAN, "[", "−", sub("w", IT), A, "log", PI, "]"),
+    ),
+}
+
+
+def equations(script):
+    """MathML of [advantage, ratio, loss]."""
+    advantage, ratio, loss = EQUATIONS[script]
+    whole = (advantage, ratio, row("L", "=", loss))
+    return [f'<math display="block">{part}</math>' for part in whole]
+
+
+# -------------------------------------------------------------------------------------------------
+# Curves
+
+
+INK = "#010203"  # stands for the page's text colour
+
+
+def as_svg(figure):
+    """The figure as an element that takes its text colour from the page."""
+    text = io.StringIO()
+    figure.savefig(
+        text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
+    )
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :].replace(INK, "currentColor")
+
+
+def charts(script):
+    """SVG of accuracy by tokens, length by steps, and the panel of the script's own axis."""
+    style = {
+        **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor"], INK),
+        **dict.fromkeys(["xtick.color", "ytick.color"], INK),
+        "svg.fonttype": "none",
+        "svg.hashsalt": script,
+        "font.size": 10,
+    }
+    drawn = []
+    with plt.rc_context(style):
+        for what in ("accuracy", "length", PANEL.get(script)):
+            if what is None:
+                continue
+            figure, axes = plt.subplots(figsize=(4, 2.7))
+            if what == "accuracy":
+                for index, arm in enumerate(dict.fromkeys(["grpo", script])):
+                    draw_against(axes, arm, thousand_tokens, index)
+                axes.set(xlabel="thousand tokens", ylabel="held-out accuracy")
+            elif what == "length":
+                for index, arm in enumerate(dict.fromkeys(["grpo", script])):
+                    draw_seeds(axes, arm, "length", f"{arm}.py", index)
+                axes.set(xlabel="step", ylabel="tokens per completion")
+            else:
+                title, unit, lines = PANELS[what]
+                for index, (arm, metric, label) in enumerate(lines):
+                    draw_seeds(axes, arm, metric, label, index, last_step=20)
+                axes.set(title=title, xlabel="step", ylabel=unit)
+            legend(axes)
+            drawn.append(as_svg(figure))
+    return drawn
+
+
+# -------------------------------------------------------------------------------------------------
+# The page
+
+
+def page():
+    sources = {name: (ROOT / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
+    scripts = {
+        name: {
+            "title": source.partition("\n")[0].strip('".'),
+            "lines": coloured_lines(source),
+            "coordinates": coordinates(source),
+            "equations": equations(name),
+            "charts": charts(name),
+        }
+        for name, source in sources.items()
+    }
+    pairs = {
+        f"{a}..{b}": differences(sources[a], sources[b])
+        for a, b in itertools.permutations(SCRIPTS, 2)
+    }
+    data = json.dumps({"axes": AXES, "scripts": scripts, "pairs": pairs}, separators=(",", ":"))
+    return TEMPLATE.read_text(encoding="utf-8").replace("DATA", data.replace("</", "<\\/"))
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "plots/side_by_side.html")
+    args = parser.parse_args()
+    args.output.write_text(page(), encoding="utf-8")
+    print(f"open {args.output} in a browser ({args.output.stat().st_size / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    main()
