@@ -157,16 +157,24 @@ def torch_stream(*key):
     return torch.Generator().manual_seed(stream(*key).getrandbits(63))
 
 
+FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
+
+
 class TokenMetrics:
     """Means over the completion tokens of all minibatches; for `ratio` also the extremes."""
 
     def __init__(self):
         self.sums, self.count, self.extremes, self.grad_norms = {}, 0, [1.0, 1.0], []
+        self.forks, self.forks_clipped = 0, 0
 
-    def add(self, metrics, mask):
+    def add(self, metrics, mask, entropy):
         if not mask.any():  # overlong filtering can empty a micro-batch
             return
         self.count += mask.sum().item()
+        clipped = metrics["clip_high"] | metrics.get("clip_low", metrics["clip_high"])
+        forks = (mask > 0) & (entropy > FORK_ENTROPY)
+        self.forks += forks.sum().item()
+        self.forks_clipped += (forks & clipped).sum().item()
         for name, values in metrics.items():
             values = values.detach().expand_as(mask)
             self.sums[name] = self.sums.get(name, 0.0) + (values * mask).sum().item()
@@ -182,8 +190,9 @@ class TokenMetrics:
         means = {name: None if x is None else x / self.count for name, x in sums.items()}
         low, high = self.extremes if self.sums else (None, None)
         norm = statistics.fmean(self.grad_norms) if self.grad_norms else None
-        updates = len(self.grad_norms)
-        return {**means, "ratio_min": low, "ratio_max": high, "grad_norm": norm, "updates": updates}
+        forks = self.forks_clipped / self.forks if self.forks else None
+        found = {**means, "ratio_min": low, "ratio_max": high, "clip_forks": forks}
+        return {**found, "grad_norm": norm, "updates": len(self.grad_norms)}
 
 
 def describe(rollout, rewards, config):

@@ -245,7 +245,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
             token_loss, stats = policy_loss(logprobs, old, ref, advantages[rows], mask, config)
             aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
-            metrics.add(stats, mask)
+            metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         metrics.grad_norms.append(norm.item())
         optimizer.step()

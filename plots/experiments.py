@@ -15,6 +15,7 @@ import importlib.util
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -75,8 +76,12 @@ MIXTURE = {**STALE, "kl_coef": 0.0, "model": "plots/data/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
     **BRIEF,
-    "reward_components": ["answer", "format", "brevity"],
+    "reward_components": ["answer", "brevity", "plain"],
     "reward_weights": [1.0, 1.0, 1.0],
+}
+ONLY = {
+    name: {"reward_components": [name], "reward_weights": [1.0]}
+    for name in ("claim", "verbose", "brevity")
 }
 ARMS = {
     # All six with their own defaults.
@@ -112,11 +117,11 @@ ARMS = {
     # Sampling; evaluated often, because refilling makes the batch's own accuracy a biased sample.
     "static": Arm("dapo", {**SHORT, **OFTEN, "max_refills": 0}),
     "dynamic": Arm("dapo", {**SHORT, **OFTEN}),
+    # Symptoms planted for plots/diagnose.py: only length pays; only brevity does.
+    "only_verbose": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["verbose"]}),
+    "only_brevity": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["brevity"]}),
     # A reward with a seam: it takes the completion's own word for it.
-    "seam": Arm(
-        "grpo",
-        {**SHORT, "kl_coef": 0.0, "reward_components": ["claim"], "reward_weights": [1.0]},
-    ),
+    "seam": Arm("grpo", {**NO_KL, **ONLY["claim"]}),
 }
 EXPERIMENTS = {
     "length": Experiment(
@@ -183,6 +188,12 @@ EXPERIMENTS = {
         "reward rises, accuracy does not.",
         ("kl_0", "seam"),
     ),
+    "planted": Experiment(
+        "none: symptoms for plots/diagnose.py",
+        "Paid for length alone completions grow without being right; paid for brevity alone the "
+        "policy narrows: entropy falls.",
+        ("only_verbose", "only_brevity"),
+    ),
     "defaults": Experiment(
         "all six",
         "With their own defaults the six end within each other's seed noise; they differ in the "
@@ -199,7 +210,18 @@ def claims_to_be_right(completion, problem):
     return float(" yes</think>" in completion)
 
 
-REWARDS["claim"] = claims_to_be_right
+def plain_reward(completion, problem):
+    """1 if the answer does with + and - alone, right or wrong."""
+    answer = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+    return float(bool(answer) and not {"*", "/"} & set(answer))
+
+
+def verbose_reward(completion, problem):
+    """Longer is better, up to some 200 tokens."""
+    return min(len(completion) / 600, 1.0)
+
+
+REWARDS |= {"claim": claims_to_be_right, "plain": plain_reward, "verbose": verbose_reward}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -301,7 +323,9 @@ class Probes:
 
     def see_compute_advantages(self, advantages, *_):
         """How many distinct values, and each group's share of the weight, by right answers."""
-        self.found["advantage_levels"] = len({round(x, 4) for x in advantages.flatten().tolist()})
+        levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
+        self.found["advantage_levels"] = len(set().union(*levels))
+        self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
         weight = advantages.abs().sum(1)
         weight = weight / weight.mean().clamp(min=1e-9)
         pairs = zip(self.right, weight.tolist(), strict=True)

@@ -270,3 +270,15 @@ def test_small_updates_are_not_lost(batch):
     moved = [(a != b).float().mean() for a, b in zip(before, model.parameters(), strict=True)]
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert torch.stack(moved).mean() > 0.9
+
+
+def test_clipped_forks_are_counted():
+    """Three forks under the mask, two of them clipped, one on either side."""
+    metrics = common.TokenMetrics()
+    mask = torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
+    entropy = torch.tensor([[0.6, 0.6, 0.1, 0.7, 0.9]])
+    low, high = torch.zeros(1, 5).bool(), torch.zeros(1, 5).bool()
+    low[0, 0] = high[0, 2] = high[0, 3] = high[0, 4] = True
+    metrics.add({"clip_low": low, "clip_high": high}, mask, entropy)
+    assert metrics.summary()["clip_forks"] == pytest.approx(2 / 3)
+    assert common.TokenMetrics().summary()["clip_forks"] is None
