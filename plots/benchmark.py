@@ -29,7 +29,7 @@ import transformers
 
 import common
 import grpo
-from countdown_task import REWARDS, CountdownTask, Problem
+from countdown_task import CountdownTask
 from run_log import peak_memory_mb, write_text
 
 BASE = str(ROOT / "base_model")
@@ -83,7 +83,7 @@ class Ours:
         self.model, self.tokenizer = common.load_model(self.config.model)
         self.reference = common.load_model(self.config.model)[0]
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.config.learning_rate, weight_decay=0.0
+            self.model.parameters(), lr=FROZEN, weight_decay=0.0, fused=True
         )
         self.task = CountdownTask()
 
@@ -100,70 +100,25 @@ class Ours:
 def trl_trainer(folder, prompts, steps, directory, callback):
     """TRL's GRPOTrainer on the same problems, rewards, loss, batch and optimizer steps.
 
-    Its defaults that would slow it down or change the loss are switched off: bfloat16, gradient
-    checkpointing, logging, and the ratio inside the KL term.
+    Its defaults that would slow it down are switched off: gradient checkpointing and logging.
     """
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
+    from plots.train_with_trl import make_trainer
 
-    config = grpo.Config(prompts_per_step=prompts)
-    model, tokenizer = common.load_model(str(folder))
-    rows, task = [], CountdownTask()
-    for number in range(1, steps + 1):
-        problems = task.sample(prompts, common.stream(config.seed, "problems", number))
-        encoded = common.encode_prompts(model, tokenizer, problems, config)
-        rows += [
-            {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
-            for ids, problem in zip(encoded, problems, strict=True)
-        ]
-
-    def reward(name):
-        def function(completions, numbers, target, **_):
-            return [
-                REWARDS[name](text, Problem(tuple(n), t))
-                for text, n, t in zip(completions, numbers, target, strict=True)
-            ]
-
-        return function
-
-    rows_per_update = prompts * config.group_size // config.minibatches
-    args = GRPOConfig(
-        output_dir=str(directory),
-        per_device_train_batch_size=min(rows_per_update, 64),
-        gradient_accumulation_steps=max(1, rows_per_update // 64),
-        steps_per_generation=prompts * config.group_size // min(rows_per_update, 64),
-        num_generations=config.group_size,
-        max_completion_length=config.max_new_tokens,
-        max_steps=steps * config.minibatches,
-        temperature=config.temperature,
-        top_k=0,
-        loss_type="grpo",
-        scale_rewards="group",
-        beta=config.kl_coef,
-        epsilon=config.clip_low,
-        use_bias_correction_kl=False,
-        reward_weights=config.reward_weights,
-        learning_rate=FROZEN,
-        lr_scheduler_type="constant",
-        max_grad_norm=config.max_grad_norm,
-        model_init_kwargs={"dtype": "float32"},
-        shuffle_dataset=False,
+    config = grpo.Config(
+        model=str(folder), prompts_per_step=prompts, steps=steps, learning_rate=FROZEN
+    )
+    trainer = make_trainer(
+        "grpo",
+        config,
+        directory,
+        callbacks=[callback],
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
         save_strategy="no",
         logging_strategy="no",
-        report_to="none",
         disable_tqdm=True,
     )
-    return GRPOTrainer(
-        model=str(folder),
-        reward_funcs=[reward(name) for name in config.reward_components],
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
 
 
 def paired_steps(folder, prompts, rounds):

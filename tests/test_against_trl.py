@@ -3,10 +3,15 @@
 TRL is called, never re-typed. Two of its methods run here, unbound, on a bare namespace:
 `_generate_and_score_completions` (masks, old and reference log-probs, advantages, token count) and
 `_compute_loss`. Only what would need a model, generation or reward functions is replaced. The
-flags go through GRPOConfig, so that a misspelt or renamed flag fails.
+flags go through GRPOConfig, so that a misspelt or renamed flag fails. At the end its trainer runs
+whole, on one process and on two.
 """
 
 import inspect
+import os
+import re
+import subprocess
+import sys
 from collections import defaultdict
 from importlib import import_module
 from types import SimpleNamespace
@@ -21,11 +26,13 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import split_tensor_dict
 
-pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing`:FutureWarning")
+from plots.train_with_trl import ROOT, GradientCheck, make_trainer, trl_flags
 
-# Our script -> the TRL flags that must mean the same. Numbers where the paper states them.
-TRL_FLAGS = {
-    "grpo": lambda config: {
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+
+# What the papers state, as TRL's flags; plots/train_with_trl.py derives the same from our defaults.
+PAPERS = {
+    "grpo": {
         "loss_type": "grpo",
         "scale_rewards": "group",
         "beta": 0.04,
@@ -33,47 +40,37 @@ TRL_FLAGS = {
         "epsilon_high": 0.2,
         "use_bias_correction_kl": False,  # TRL's default multiplies k3 by the ratio
     },
-    "dr_grpo": lambda config: {
+    "dr_grpo": {
         "loss_type": "dr_grpo",
         "scale_rewards": "none",  # a second flag: loss_type alone keeps the division by the std
         "beta": 0.0,
         "epsilon": 0.2,
         "epsilon_high": 0.2,
-        "max_completion_length": config.max_new_tokens,
     },
-    "dapo": lambda config: {
+    "dapo": {
         "loss_type": "dapo",
         "scale_rewards": "group",
         "beta": 0.0,
         "epsilon": 0.2,
         "epsilon_high": 0.28,
-        "mask_truncated_completions": config.mask_truncated,
+        "mask_truncated_completions": False,
     },
-    "gspo": lambda config: {
+    "gspo": {
         "loss_type": "grpo",
         "importance_sampling_level": "sequence",
         "scale_rewards": "group",
-        "beta": config.kl_coef,
-        "epsilon": config.clip_low,
-        "epsilon_high": config.clip_high,
-        "use_bias_correction_kl": False,
+        "epsilon": 3e-4,
+        "epsilon_high": 4e-4,
     },
-    "gdpo": lambda config: {
-        "loss_type": "grpo",
-        "multi_objective_aggregation": "normalize_then_sum",
-        "beta": config.kl_coef,
-        "epsilon": config.clip_low,
-        "epsilon_high": config.clip_high,
-        "use_bias_correction_kl": False,
-    },
-    "cispo": lambda config: {
+    "gdpo": {"loss_type": "grpo", "multi_objective_aggregation": "normalize_then_sum"},
+    "cispo": {
         "loss_type": "cispo",
         "scale_rewards": "group",
         "beta": 0.0,
-        "epsilon_high": 1 + config.clip_high,  # TRL's cap is the weight itself
+        "epsilon_high": 1.28,  # TRL's cap is the weight itself
     },
 }
-SCRIPTS = pytest.mark.parametrize("script", TRL_FLAGS)
+SCRIPTS = pytest.mark.parametrize("script", PAPERS)
 
 LENGTHS = [7, 1, 4, 2, 6, 1, 3, 5]  # ragged, with two rows of one token
 MICRO_BATCHES = {
@@ -108,7 +105,7 @@ def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumu
         num_iterations=2,  # else TRL takes the ratio to be 1 and computes no old log-probs
         # dapo.py's overlong punishment is one more reward column, of weight 1; so it is in TRL
         reward_weights=[*config.reward_weights, 1.0][:K],
-        **TRL_FLAGS[script](config),
+        **trl_flags(script, config),
     )
     fields = vars(args) | {
         "args": args,
@@ -357,3 +354,43 @@ def test_overlong_punishment():
     ours = module.soft_overlong_punishment(torch.tensor(lengths), config)
     torch.testing.assert_close(ours, torch.tensor(theirs))
     assert ours[-1] == -1 and ours[0] == 0
+
+
+# -------------------------------------------------------------------------------------------------
+# The whole trainer
+
+
+@SCRIPTS
+def test_flags_are_the_papers(script):
+    flags = trl_flags(script, import_module(script).Config())
+    assert flags | PAPERS[script] == flags
+    assert not flags["use_bias_correction_kl"]
+
+
+@SCRIPTS
+def test_first_step_of_the_trainer(script, tmp_path):
+    """TRL samples, scores and differentiates; update_policy gives the same gradient."""
+    module = import_module(script)
+    config = module.Config(
+        steps=1, minibatches=1, prompts_per_step=2, group_size=8, max_new_tokens=64
+    )
+    check = GradientCheck(module, config)
+    trainer = make_trainer(script, config, tmp_path, callbacks=[check], save_strategy="no")
+    check.watch(trainer)
+    trainer.train()
+    assert len(check.rows) == 16 and len({len(ids) for _, ids, _ in check.rows}) > 3
+    assert check.difference < 1e-4  # float32
+
+
+def test_first_step_on_two_processes():
+    """As the README says it, under accelerate launch: the averaged gradient is ours."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    command += ["--num_processes", "2", "plots/train_with_trl.py", "--script", "gspo"]
+    command += ["--check_gradient", "--prompts_per_step", "4", "--group_size", "8"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    found = re.search(r"32 completions on 2 processes: .*= (\S+)\n", done.stdout)
+    assert found, done.stdout + done.stderr
+    assert float(found[1]) < 1e-4
