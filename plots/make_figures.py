@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from plots import diagnose
 from plots.experiments import ARMS, EXPERIMENTS, LOGS
 
 # Okabe and Ito's colours, told apart by the colour-blind; line styles for print.
@@ -87,6 +89,11 @@ def lopsided_weight(rows):
     lopsided = [weight for right, weight in pairs if right in (1, 2, 14, 15)]
     even = [weight for right, weight in pairs if 6 <= right <= 10]
     return float(np.mean(lopsided) / np.mean(even))
+
+
+def wrong_length_at_equal_accuracy(rows):
+    steps = [row for row in rows if 0.66 <= row.get("accuracy", 0) <= 0.78]
+    return float(np.mean([row["length_wrong"] for row in steps]))
 
 
 def clipped(row):
@@ -302,6 +309,17 @@ EFFECTS = [
         mean_over("length_wrong", 11, 20),
         -1,
     ),
+    *(
+        Effect(
+            "length",
+            f"tokens of wrong completions in steps with 66-78 % right, 1/|o| → {name}",
+            "kl_0",
+            arm,
+            wrong_length_at_equal_accuracy,
+            -1,
+        )
+        for name, arm in (("token mean", "token_mean"), ("constant", "constant_length"))
+    ),
     Effect(
         "length",
         "held-out accuracy at step 20, 1/|o| → token mean",
@@ -366,6 +384,14 @@ EFFECTS = [
         "kl_0",
         "grpo",
         mean_over("eval_accuracy", 20, 20),
+        -1,
+    ),
+    Effect(
+        "kl",
+        "peak memory (MB), default runs, grpo.py with its reference → dr_grpo.py without",
+        "grpo",
+        "dr_grpo",
+        lambda rows: max(row.get("peak_memory_mb", 0) for row in rows),
         -1,
     ),
     *(
@@ -530,12 +556,12 @@ def command(*experiments):
 
 
 AXIS_TRACKS = {  # axis -> places on its track; the first is GRPO's
-    "granularity": ["one ratio per token", "one ratio per sequence"],
-    "clip width": ["0.2 / 0.2", "0.2 / 0.28", "3e-4 / 4e-4", "caps the weight at 1.28"],
-    "length + std": ["1/|o|, group std", "token mean, group std", "constant, no std"],
-    "KL": ["k3 to the initial model, 0.04", "none"],
-    "advantage": ["rewards pooled, then normalised", "each normalised, then pooled"],
-    "sampling": ["static groups", "refilled, overlong punished"],
+    "granularity": ["one ratio\nper token", "one ratio\nper sequence"],
+    "clip width": ["0.2 / 0.2", "0.2 / 0.28", "3e-4 / 4e-4", "caps the weight\nat 1.28"],
+    "length + std": ["1/|o|,\ngroup std", "token mean,\ngroup std", "constant,\nno std"],
+    "KL": ["k3 to the initial\nmodel, 0.04", "none"],
+    "advantage": ["rewards pooled,\nthen normalised", "each normalised,\nthen pooled"],
+    "sampling": ["static groups", "refilled,\noverlong punished"],
 }
 
 
@@ -566,33 +592,27 @@ def places():
 def draw_map():
     """Six tracks; each variant's mark lies where that script is."""
     found = places()
-    figure, axes = plt.subplots(figsize=(9, 5.2))
+    figure, axes = plt.subplots(figsize=(9, 6.2), layout="constrained")
     for row, (axis, track) in enumerate(AXIS_TRACKS.items()):
-        y = len(AXIS_TRACKS) - row
+        y = -row
         axes.plot([0, len(track) - 1], [y, y], color="#999999", lw=2, zorder=1)
         for place, text in enumerate(track):
             names = [script for script, where in found.items() if where[axis] == place]
-            axes.scatter(place, y, s=70, color=COLOURS[0] if place == 0 else COLOURS[1], zorder=2)
-            axes.text(place, y + 0.14, text, ha="center", va="bottom", fontsize=8)
-            axes.text(
-                place,
-                y - 0.16,
-                "  ".join(names),
-                ha="center",
-                va="top",
-                fontsize=7.5,
-                family="monospace",
-                color=COLOURS[0] if place == 0 else COLOURS[1],
-            )
-    axes.set_yticks(range(len(AXIS_TRACKS), 0, -1), AXIS_TRACKS)
+            colour = COLOURS[0] if place == 0 else COLOURS[1]
+            style = {"color": colour, "ha": "center", "family": "monospace", "fontsize": 7.5}
+            axes.scatter(place, y, s=70, color=colour, zorder=2)
+            axes.text(place, y + 0.15, text, ha="center", va="bottom", fontsize=8)
+            lines = ["  ".join(names[:3]), "  ".join(names[3:])]
+            axes.text(place, y - 0.15, "\n".join(filter(None, lines)), va="top", **style)
+    axes.set_yticks([-row for row in range(len(AXIS_TRACKS))], AXIS_TRACKS, fontweight="bold")
     axes.set_xticks([])
-    axes.set_xlim(-0.6, 3.6)
-    axes.set_ylim(0.4, len(AXIS_TRACKS) + 0.6)
+    axes.set_xlim(-0.6, 3.5)
+    axes.set_ylim(-len(AXIS_TRACKS) + 0.4, 0.6)
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
     axes.set_title("Six axes: GRPO's place on the left, and who leaves it")
-    save(figure, "six_axes", "Read from the six scripts' options and functions.")
+    save(figure, "six_axes", "Read from the six scripts' options and functions by make_figures.py")
 
 
 PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
@@ -605,7 +625,7 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         ],
     ),
     (
-        "clip width: forks without gradient",
+        "clip: forks without gradient",
         "share of fork tokens",
         [
             ("stale_ppo_clip", "zeroed_fork", "PPO's clip"),
@@ -781,6 +801,8 @@ def draw_summary(measured):
         for e, m in rows
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    axes.set_xlim(-250, 9000)
     axes.axvline(0, color="#444444", lw=0.8)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([-100, -10, 0, 10, 100, 1000], ["-100", "-10", "0", "10", "100", "1000"])
@@ -890,7 +912,51 @@ def results(measured):
             unit = "" if index in (2, 3) else " %"
             cells.append(f"{values.mean():.1f}{unit} ({low:.1f} to {high:.1f})")
         lines.append(f"| {script}.py | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *diagnoses()]) + "\n"
+
+
+PLANTED = {  # arm: the symptom that it was made to show
+    "only_verbose": "length grows without accuracy",
+    "only_brevity": "entropy collapses",
+    "stale_symmetric": "token ratios are noisy",
+    "pooled_two": "reward components collide",
+    "stale_higher": "fork tokens are clipped",
+    "kl_0": "groups without signal",
+    "seam": "reward rises, accuracy does not",
+    "mixture_token": "policy far from the start",
+    "hot_token": "training breaks",
+}
+
+
+def diagnoses():
+    """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
+    found = {}
+    for arm in (*PLANTED, *SCRIPTS):
+        for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
+            script, training, _ = diagnose.read_run(path)
+            shown = {f.symptom for f in diagnose.findings(script, training) if f.shown}
+            found.setdefault(arm, []).append(shown)
+    lines = ["", "## Diagnosis: hits and false alarms", ""]
+    lines += [
+        "`plots/diagnose.py` on runs that were made to show a symptom, and on the default runs of "
+        "the six scripts. A planted run may show other symptoms too; what a default run shows is "
+        "either a false alarm or a finding. Thresholds were set on runs of seed 1.",
+        "",
+        "| planted in | symptom | shown in | also shown |",
+        "|---|---|---|---|",
+    ]
+    for arm, symptom in PLANTED.items():
+        runs = found.get(arm, [])
+        others = Counter(name for shown in runs for name in shown if name != symptom)
+        also = ", ".join(f"{name} ({count})" for name, count in others.most_common())
+        hits = sum(symptom in shown for shown in runs)
+        lines.append(f"| {arm} | {symptom} | {hits} of {len(runs)} | {also or '-'} |")
+    lines += ["", "| default run | symptoms shown |", "|---|---|"]
+    for arm in SCRIPTS:
+        counts = Counter(name for shown in found.get(arm, []) for name in shown)
+        text = ", ".join(f"{name} ({count} of {len(found[arm])})" for name, count in counts.items())
+        lines.append(f"| {arm}.py | {text or 'none'} |")
+    return lines
 
 
 def transcripts():
