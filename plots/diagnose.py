@@ -196,7 +196,8 @@ PANELS = {  # symptom: metrics that show it
 
 def draw(title, training, evaluations, found, path):
     """One panel for each symptom; those that are shown have an orange title."""
-    from plots.make_figures import COLOURS, STYLES, curve, legend, plt
+    from plots.effects import curve
+    from plots.make_figures import COLOURS, STYLES, legend, plt
 
     figure, grid = plt.subplots(3, 3, figsize=(10, 8), layout="constrained")
     for axes, finding in zip(grid.flat, found, strict=True):

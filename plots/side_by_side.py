@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 import matplotlib.pyplot as plt
 
-from plots.make_figures import PANELS, SCRIPTS, draw_against, draw_seeds, legend, thousand_tokens
+from plots.effects import SCRIPTS
+from plots.make_figures import PANELS, draw_against, draw_seeds, legend, thousand_tokens
 
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")

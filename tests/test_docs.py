@@ -4,12 +4,13 @@ import importlib
 import re
 import shlex
 import sys
+import textwrap
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from plots.make_figures import SCRIPTS
+from plots.effects import SCRIPTS
 
 HERE = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "EXERCISES.md", "base_model/README.md", "plots/results.md"]
@@ -76,6 +77,7 @@ def test_exercises_train(title, llama_folder, tmp_path, monkeypatch):
     text = (HERE / "EXERCISES.md").read_text(encoding="utf-8")
     section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
     change = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)[1]
+    change = textwrap.indent(change, "    ")
     source = (HERE / "grpo.py").read_text(encoding="utf-8")
     assert source.count(CHANGES[title]) == 1
     (tmp_path / "exercise.py").write_text(source.replace(CHANGES[title], change))

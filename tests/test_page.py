@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from plots import side_by_side
-from plots.make_figures import SCRIPTS
+from plots.effects import SCRIPTS
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None

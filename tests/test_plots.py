@@ -13,7 +13,7 @@ import common
 import grpo
 import warm_start
 from countdown_task import CountdownTask
-from plots import benchmark, experiments, make_figures
+from plots import benchmark, effects, experiments, make_figures, reports
 
 TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
 TINY |= {"eval_problems": 4, "reward_components": ["brevity"], "reward_weights": [1.0]}
@@ -130,12 +130,66 @@ def test_pass_at_k_without_bias(monkeypatch):
     assert found[2] == pytest.approx((1 - (12 * 11) / (16 * 15)) / 2)
 
 
+@pytest.mark.parametrize("name", experiments.ARMS)
+def test_logs_are_of_the_arms_as_they_stand(name):
+    """Five seeds, each run whole, under the flags and swaps that experiments.py has now."""
+    arm, module = experiments.ARMS[name], importlib.import_module(experiments.ARMS[name].script)
+    steps = module.Config(**arm.flags).steps
+    for seed in experiments.SEEDS:
+        log = experiments.LOGS / f"{name}-seed{seed}.jsonl"
+        head, *logged = [json.loads(line) for line in log.read_text().splitlines()]
+        assert head["flags"] == arm.flags and head["swap"] == arm.swap and head["seed"] == seed
+        assert [row["step"] for row in logged if "updates" in row] == list(range(1, steps + 1))
+        assert all("clip_forks" in row for row in logged if "updates" in row)
+
+
+def test_results_are_of_the_logs():
+    """results.md and transcripts.md are what make_figures.py writes now."""
+    measured = [(effect, effect.measured()) for effect in effects.EFFECTS]
+    assert all(found for _, found in measured)
+    for name, text in (
+        ("results.md", reports.results(measured)),
+        ("transcripts.md", reports.transcripts()),
+    ):
+        assert (make_figures.PLOTS / name).read_text(encoding="utf-8") == text
+
+
+def test_effect_signs(monkeypatch):
+    """A rise of 2 in every seed is seen, the reverse or a difference, as the hypothesis has it."""
+    runs = {"a": {1: [5.0], 2: [6.0], 3: [7.0]}, "b": {1: [7.0], 2: [8.1], 3: [8.9], 4: [0.0]}}
+    monkeypatch.setattr(effects, "load", runs.__getitem__)
+    for expected, verdict in ((1, "seen"), (-1, "the reverse"), (0, "differs")):
+        effect = effects.Effect("kl", "?", "a", "b", lambda rows: rows[0], expected)
+        found = effect.measured()
+        assert found["verdict"] == verdict and found["seeds"] == found["agree"] == 3
+        assert found["difference"] == pytest.approx(2.0)
+        assert found["interval"][0] >= 1.9 and found["interval"][1] <= 2.1
+    runs["b"] |= {1: [3.0]}
+    assert effects.Effect("kl", "?", "a", "b", lambda r: r[0], 1).measured()["verdict"] == (
+        "not seen"
+    )
+
+
+def test_saturating_fit_finds_the_curve():
+    tokens = [0, 50e3, 120e3, 200e3, 300e3, 400e3, 500e3]
+    rows = [
+        {
+            "step": step,
+            "tokens_total": t,
+            "eval_accuracy": 0.75 - (0.75 - 0.28) * math.exp(-t / 150e3),
+        }
+        for step, t in enumerate(tokens)
+    ]
+    ceiling, tau = effects.saturating_fit(rows)
+    assert ceiling == pytest.approx(0.75, abs=0.005) and tau == pytest.approx(150e3, rel=0.03)
+
+
 def test_interval_covers_the_mean():
     generator = torch.Generator().manual_seed(0)
     covered = 0
     for _ in range(200):
         values = (torch.randn(20, generator=generator) + 3).numpy()
-        low, high = make_figures.interval(values, draws=500)
+        low, high = effects.interval(values, draws=500)
         covered += low < 3 < high
     assert 0.86 <= covered / 200 <= 0.99  # the percentile interval is a little short
 
