@@ -444,6 +444,14 @@ EFFECTS = [
         mean_over("eval_accuracy", 20, 20),
         -1,
     ),
+    Effect(
+        "long",
+        "held-out accuracy, step 30 → 120",
+        "long",
+        "long",
+        (mean_over("eval_accuracy", 30, 30), mean_over("eval_accuracy", 120, 120)),
+        1,
+    ),
     *(
         Effect(
             "defaults",

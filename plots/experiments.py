@@ -45,6 +45,7 @@ class Arm:
     script: str
     flags: dict = field(default_factory=dict)
     swap: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = SEEDS
 
     def command(self, seed):
         """The command line that gives the same run without probes, if nothing is swapped."""
@@ -120,6 +121,8 @@ ARMS = {
     # Symptoms planted for plots/diagnose.py: only length pays; only brevity does.
     "only_verbose": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["verbose"]}),
     "only_brevity": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["brevity"]}),
+    # Four times the default number of steps.
+    "long": Arm("grpo", {"steps": 120}, seeds=(1, 2)),
     # A reward with a seam: it takes the completion's own word for it.
     "seam": Arm("grpo", {**NO_KL, **ONLY["claim"]}),
 }
@@ -193,6 +196,11 @@ EXPERIMENTS = {
         "Paid for length alone completions grow without being right; paid for brevity alone the "
         "policy narrows: entropy falls.",
         ("only_verbose", "only_brevity"),
+    ),
+    "long": Experiment(
+        "none: a longer run",
+        "Four times as many steps go further and do not collapse.",
+        ("long",),
     ),
     "defaults": Experiment(
         "all six",
@@ -490,16 +498,17 @@ def main():
     if args.one:
         return run_one(args.one, args.seed)
     arms = list(dict.fromkeys(arm for name in args.only for arm in EXPERIMENTS[name].arms))
-    wanted = [(arm, seed) for seed in args.seeds for arm in arms]
+    wanted = [(arm, seed) for seed in args.seeds for arm in arms if seed in ARMS[arm].seeds]
     todo = [run for run in wanted if not (LOGS / f"{run[0]}-seed{run[1]}.jsonl").exists()]
     if args.list:
         for name in args.only:
             experiment = EXPERIMENTS[name]
             print(f"{name} ({experiment.axis})\n  {experiment.hypothesis}")
             for arm in experiment.arms:
-                done = sum((LOGS / f"{arm}-seed{s}.jsonl").exists() for s in args.seeds)
+                seeds = ARMS[arm].seeds
+                done = sum((LOGS / f"{arm}-seed{s}.jsonl").exists() for s in seeds)
                 swapped = "".join(f", {k} of {v}.py" for k, v in ARMS[arm].swap.items())
-                print(f"  {arm:16s} {done}/{len(args.seeds)}  {ARMS[arm].command(1)}{swapped}")
+                print(f"  {arm:16s} {done}/{len(seeds)}  {ARMS[arm].command(1)}{swapped}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
     failed = run_all(todo, max(1, args.jobs))

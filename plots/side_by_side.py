@@ -1,6 +1,7 @@
 """Writes one self-contained page on which any two scripts stand side by side.
 
     python plots/side_by_side.py                    # writes plots/side_by_side.html
+    python plots/side_by_side.py --screenshot a.png # and takes a picture of it, with Chromium
 
 Changed lines and words are marked, every hunk is labelled with the axis that it moves, and above
 the code stand each script's equations, its coordinates and its measured curves. The page needs no
@@ -15,6 +16,7 @@ import itertools
 import json
 import keyword
 import re
+import shutil
 import sys
 import tokenize
 from pathlib import Path
@@ -28,6 +30,7 @@ from plots.effects import SCRIPTS
 from plots.make_figures import PANELS, draw_against, draw_seeds, legend, thousand_tokens
 
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
 # The panel of make_figures.PANELS that shows what the script is known for.
 PANEL = {"gspo": 0, "cispo": 1, "dr_grpo": 2, "gdpo": 4, "dapo": 5}
@@ -304,13 +307,36 @@ def page():
     return TEMPLATE.read_text(encoding="utf-8").replace("DATA", data.replace("</", "<\\/"))
 
 
+def chromium():
+    """Path of an installed Chromium, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def take_screenshot(path, picture):
+    """The page at GRPO against GSPO, scrolled to the last change; needs Playwright."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light")
+        page.goto(f"{path.resolve().as_uri()}#grpo..gspo")
+        page.keyboard.press("p")
+        page.screenshot(path=picture)
+        browser.close()
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=ROOT / "plots/side_by_side.html")
+    parser.add_argument("--screenshot", type=Path, help="a picture of the page, for the README")
     args = parser.parse_args()
+    if args.screenshot and not chromium():
+        parser.error(f"--screenshot: install Chromium, none of {', '.join(BROWSERS)} is here")
     args.output.write_text(page(), encoding="utf-8")
+    if args.screenshot:
+        take_screenshot(args.output, args.screenshot)
     print(f"open {args.output} in a browser ({args.output.stat().st_size / 1e6:.1f} MB)")
 
 

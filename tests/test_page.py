@@ -1,16 +1,11 @@
 """The side-by-side page: what it says of the scripts is true, and it works in a browser."""
 
-import shutil
 from xml.etree import ElementTree
 
 import pytest
 
 from plots import side_by_side
 from plots.effects import SCRIPTS
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
 
 
 def source(name):
@@ -83,7 +78,7 @@ def test_equations_and_coordinates(name):
     assert list(found) == list(side_by_side.AXES) and all(found.values())
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@pytest.mark.skipif(not side_by_side.chromium(), reason="no Chromium on this machine")
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_in_a_browser(width, scheme, tmp_path):
     """No error, no sideways scrolling, every pair opens, keys move from change to change."""
@@ -91,7 +86,9 @@ def test_page_in_a_browser(width, scheme, tmp_path):
     path = tmp_path / "page.html"
     path.write_text(side_by_side.page(), encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=side_by_side.chromium(), args=["--no-sandbox"]
+        )
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         problems = []
         page.on("console", lambda message: problems.append(message.text))
