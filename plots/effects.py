@@ -63,8 +63,8 @@ def interval(values, draws=10_000):
 
 
 def lopsided_weight(rows):
-    """Gradient weight of groups with 1, 2, 14 or 15 of 16 right over that of even ones (6-10)."""
-    pairs = [pair for row in rows for pair in row.get("weight_by_right") or []]
+    """Weight of groups with 1, 2, 14 or 15 of 16 right over that of even ones (6-10), 12 steps."""
+    pairs = [pair for row in rows if row["step"] <= 12 for pair in row.get("weight_by_right", [])]
     lopsided = [weight for right, weight in pairs if right in (1, 2, 14, 15)]
     even = [weight for right, weight in pairs if 6 <= right <= 10]
     return float(np.mean(lopsided) / np.mean(even))
@@ -187,6 +187,22 @@ EFFECTS = [
         "hot_token",
         "hot_sequence",
         mean_over("accuracy", 10, 12),
+        1,
+    ),
+    Effect(
+        "mixture",
+        "share of tokens sent to other experts, before an update → over a rollout's updates",
+        "mixture_token",
+        "mixture_token",
+        (lambda rows: 0.0, mean_over("experts_switched", 1, 12)),
+        1,
+    ),
+    Effect(
+        "mixture",
+        "spread of the token ratio, dense base → mixture of experts",
+        "stale_symmetric",
+        "mixture_token",
+        mean_over("log_ratio_rms", 1, 12),
         1,
     ),
     Effect(
@@ -393,7 +409,10 @@ EFFECTS = [
             mean_over(f"reward_{component}", 8, 12),
             1,
         )
-        for count, components in (("two", ("answer", "brevity")), ("three", ("answer", "brevity")))
+        for count, components in (
+            ("two", ("answer", "brevity")),
+            ("three", ("answer", "brevity", "plain")),
+        )
         for component in components
     ),
     Effect(

@@ -327,10 +327,10 @@ def draw_failures():
 
 def draw_summary(measured):
     """Axes down, relative effect with interval across."""
-    rows = [(e, m) for e, m in measured if e.experiment in SUMMARY][::-1]
+    rows = [(e, m) for e, m in measured if e.experiment in SUMMARY and m["base"]][::-1]
     figure, axes = plt.subplots(figsize=(10, 0.42 * len(rows) + 1), layout="constrained")
     for y, (_, found) in enumerate(rows):
-        scale = 100 / max(abs(found["base"]), 1e-9)
+        scale = 100 / abs(found["base"])
         low, high = (x * scale for x in found["interval"])
         sure = found["interval"][0] > 0 or found["interval"][1] < 0
         colour = COLOURS[0] if sure else "#888888"

@@ -30,15 +30,16 @@ def results(measured):
         "Written by `python plots/make_figures.py` from the logs in `plots/data/`. Differences are "
         "paired by seed (same problems, same initial model); intervals are 95 % percentile "
         "bootstrap intervals over seeds, which with five seeds are short: read them with the "
-        "number of seeds that agree in sign. Each hypothesis was written before its runs. A "
-        "verdict is *seen* if the interval excludes 0 on the side that the hypothesis names. Any "
-        "run again: `python plots/experiments.py --one ARM --seed SEED`.",
+        "number of seeds that agree in sign. Each hypothesis was written before its runs; the "
+        "windows of steps were chosen on seed 1. A verdict is *seen* if the interval excludes 0 "
+        "on the side that the hypothesis names. Any run again: "
+        "`python plots/experiments.py --one ARM --seed SEED`.",
     ]
     for name, experiment in EXPERIMENTS.items():
         lines += ["", f"## {name} ({experiment.axis})", "", experiment.hypothesis, ""]
         for arm in experiment.arms:
             swaps = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
-            tokens = [tokens_at(rows, 99) for rows in load(arm).values()]
+            tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
             updates = [sum(row.get("updates", 0) for row in rows) for rows in load(arm).values()]
             if tokens:
                 budget = f"{np.mean(updates):.0f} updates, {np.mean(tokens) / 1e3:.0f}k tokens"
