@@ -289,6 +289,14 @@ EFFECTS = [
         1,
     ),
     Effect(
+        "clip_object",
+        "accuracy in steps 10-12, PPO's clip → CISPO",
+        "stale_ppo_clip",
+        "stale_cispo",
+        mean_over("accuracy", 10, 12),
+        0,
+    ),
+    Effect(
         "length",
         "tokens of wrong completions in steps 11-20, 1/|o| → token mean",
         "kl_0",
@@ -458,7 +466,7 @@ EFFECTS = [
     Effect(
         "reward",
         "held-out accuracy at step 20, true reward → believed claim",
-        "kl_0",
+        "true_reward",
         "seam",
         mean_over("eval_accuracy", 20, 20),
         -1,
@@ -470,6 +478,22 @@ EFFECTS = [
         "long",
         (mean_over("eval_accuracy", 30, 30), mean_over("eval_accuracy", 120, 120)),
         1,
+    ),
+    Effect(
+        "planted",
+        "tokens per completion, paid for length on problems without a solution, steps 1-3 → 18-20",
+        "only_verbose",
+        "only_verbose",
+        (mean_over("length", 1, 3), mean_over("length", 18, 20)),
+        1,
+    ),
+    Effect(
+        "planted",
+        "entropy (nats), paid for one order of search, steps 1-3 → 18-20",
+        "only_orderly",
+        "only_orderly",
+        (mean_over("entropy", 1, 3), mean_over("entropy", 18, 20)),
+        -1,
     ),
     *(
         Effect(

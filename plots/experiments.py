@@ -12,9 +12,11 @@ runs leave a small log in plots/data/runs/ and are skipped; runs that were cut o
 
 import argparse
 import importlib.util
+import itertools
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -82,7 +84,7 @@ THREE = {
 }
 ONLY = {
     name: {"reward_components": [name], "reward_weights": [1.0]}
-    for name in ("claim", "verbose", "brevity")
+    for name in ("claim", "verbose", "orderly")
 }
 ARMS = {
     # All six with their own defaults.
@@ -118,13 +120,18 @@ ARMS = {
     # Sampling; evaluated often, because refilling makes the batch's own accuracy a biased sample.
     "static": Arm("dapo", {**SHORT, **OFTEN, "max_refills": 0}),
     "dynamic": Arm("dapo", {**SHORT, **OFTEN}),
-    # Symptoms planted for plots/diagnose.py: only length pays; only brevity does.
-    "only_verbose": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["verbose"]}),
-    "only_brevity": Arm("grpo", {**BRIEF, "kl_coef": 0.0, **ONLY["brevity"]}),
+    # Symptoms planted for plots/diagnose.py: length pays on problems without a solution; a
+    # search in one fixed order pays.
+    "only_verbose": Arm(
+        "grpo", {**NO_KL, **ONLY["verbose"], "data": "plots/data/unsolvable.jsonl"}
+    ),
+    "only_orderly": Arm("grpo", {**NO_KL, **ONLY["orderly"]}),
     # Four times the default number of steps.
     "long": Arm("grpo", {"steps": 120}, seeds=(1, 2)),
-    # A reward with a seam: it takes the completion's own word for it.
-    "seam": Arm("grpo", {**NO_KL, **ONLY["claim"]}),
+    # A reward with a seam: it takes the completion's own word for it. The mixture base errs in
+    # one of nine times that it says "yes".
+    "true_reward": Arm("grpo", {**NO_KL, "model": "plots/data/moe_base"}),
+    "seam": Arm("grpo", {**NO_KL, **ONLY["claim"], "model": "plots/data/moe_base"}),
 }
 EXPERIMENTS = {
     "length": Experiment(
@@ -189,13 +196,13 @@ EXPERIMENTS = {
         "none: the reward",
         "A reward that believes the completion's own 'yes' is learnt at the cost of true answers: "
         "reward rises, accuracy does not.",
-        ("kl_0", "seam"),
+        ("true_reward", "seam"),
     ),
     "planted": Experiment(
         "none: symptoms for plots/diagnose.py",
-        "Paid for length alone completions grow without being right; paid for brevity alone the "
-        "policy narrows: entropy falls.",
-        ("only_verbose", "only_brevity"),
+        "Paid for length alone, on problems without a solution, completions grow without being "
+        "right; paid for one fixed order of search the policy narrows: entropy falls.",
+        ("only_verbose", "only_orderly"),
     ),
     "long": Experiment(
         "none: a longer run",
@@ -229,7 +236,18 @@ def verbose_reward(completion, problem):
     return min(len(completion) / 600, 1.0)
 
 
-REWARDS |= {"claim": claims_to_be_right, "plain": plain_reward, "verbose": verbose_reward}
+def orderly_reward(completion, problem):
+    """Share of neighbours on a line whose operators stand in the order + - * /; first step: +."""
+    lines = completion.partition("</think>")[0].split("\nwait ")
+    operators = [re.findall(r"\d([-+*/])\d", line) for line in lines]
+    places = [["+-*/".index(symbol) for symbol in line[1:]] for line in operators]
+    pairs = [a <= b for line in places for a, b in itertools.pairwise(line)]
+    pairs.append(operators[0][:1] == ["+"])
+    return statistics.fmean(pairs)
+
+
+REWARDS |= {"claim": claims_to_be_right, "plain": plain_reward}
+REWARDS |= {"verbose": verbose_reward, "orderly": orderly_reward}
 
 
 # -------------------------------------------------------------------------------------------------

@@ -285,9 +285,7 @@ def draw_accuracy():
         values = [pass_at(0, k)(rows) for rows in load("grpo").values()]
         if values:
             solved.axhline(np.mean(values), color="#666666", ls=style, lw=1)
-            solved.text(
-                5.5, np.mean(values), f"base, pass@{k}", fontsize=7, va="bottom", ha="right"
-            )
+            solved.text(5.5, np.mean(values), f"base, pass@{k}", fontsize=7, va="top", ha="right")
     solved.set_xticks(range(6), [f"{arm}.py" for arm in SCRIPTS], rotation=20)
     solved.set(title="after 30 steps: pass@1 (dots), pass@16 (squares)", ylabel="held-out problems")
     legend(tokens)
@@ -309,6 +307,7 @@ def draw_failures():
     draw_seeds(grid[1], "kl_0", "entropy", "4 updates, 2e-4", 0)
     draw_seeds(grid[1], "stale_symmetric", "entropy", "16 updates, 5e-4", 1)
     draw_seeds(grid[1], "hot_token", "entropy", "16 updates, 1e-3: breaks", 2)
+    draw_seeds(grid[1], "only_orderly", "entropy", "4 updates, paid for one order", 3)
     draw_seeds(grid[2], "seam", "reward_claim", "reward: claims to be right", 0)
     draw_seeds(grid[2], "seam", "accuracy", "is right", 1)
     grid[0].set(title="length inflation", xlabel="step", ylabel="tokens per completion")
@@ -316,12 +315,12 @@ def draw_failures():
     grid[2].set(title="a reward with a seam", xlabel="step", ylabel="share of completions")
     for axes in grid:
         legend(axes)
-    arms = ("grpo", "dr_grpo", "kl_0", "stale_symmetric", "hot_token", "seam")
+    arms = ("grpo", "dr_grpo", "kl_0", "stale_symmetric", "hot_token", "only_orderly", "seam")
     save(
         figure,
         "failures",
         f"{seeds_of(*arms)} per arm (thin), mean (thick). "
-        + command("defaults", "length", "clip_width", "stability", "reward"),
+        + command("defaults", "length", "clip_width", "stability", "planted", "reward"),
     )
 
 

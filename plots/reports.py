@@ -83,7 +83,7 @@ def results(measured):
 
 PLANTED = {  # arm: the symptom that it was made to show
     "only_verbose": "length grows without accuracy",
-    "only_brevity": "entropy collapses",
+    "only_orderly": "entropy collapses",
     "stale_symmetric": "token ratios are noisy",
     "pooled_two": "reward components collide",
     "stale_higher": "fork tokens are clipped",
