@@ -123,7 +123,8 @@ ARMS = {
     # Symptoms planted for plots/diagnose.py: length pays on problems without a solution; a
     # search in one fixed order pays.
     "only_verbose": Arm(
-        "grpo", {**NO_KL, **ONLY["verbose"], "data": "plots/data/unsolvable.jsonl"}
+        "grpo",
+        {**NO_KL, **ONLY["verbose"], "data": "plots/data/unsolvable.jsonl", "eval_problems": 24},
     ),
     "only_orderly": Arm("grpo", {**NO_KL, **ONLY["orderly"]}),
     # Four times the default number of steps.

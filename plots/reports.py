@@ -106,7 +106,7 @@ def diagnoses():
     lines += [
         "`plots/diagnose.py` on runs that were made to show a symptom, and on the default runs of "
         "the six scripts. A planted run may show other symptoms too; what a default run shows is "
-        "either a false alarm or a finding. Thresholds were set on runs of seed 1.",
+        "either a false alarm or a finding. Thresholds were set on seeds 1 to 3.",
         "",
         "| planted in | symptom | shown in | also shown |",
         "|---|---|---|---|",

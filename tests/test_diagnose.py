@@ -76,9 +76,9 @@ def test_planted_symptom(symptom):
 
 
 def test_what_the_script_cannot_show():
-    """cispo.py's clip takes no gradient away; without a reference there is no KL to it."""
+    """cispo.py's and gspo.py's clips stop no single tokens; without a reference there is no KL."""
     rows = run(clip_forks=rise(0.1, 0.01), kl_ref=[None] * STEPS)
-    assert shown(rows, "cispo") == set()
+    assert shown(rows, "cispo") == shown(rows, "gspo") == set()
     assert shown(run(clip_forks=[None] * STEPS)) == set()
 
 
