@@ -17,8 +17,8 @@ Coordinates on the six axes:
 
 vs grpo.py: 1) one ratio per completion, so all its tokens are clipped or none is; 2) its range.
 The range is about a thousand times tighter than grpo.py's, because a geometric mean over |o| tokens
-    hardly moves. With the defaults it clips 33 % of the tokens over the first ten steps, grpo.py's
-    0.06 % (one seed); it bites and the policy learns, so the published range stays.
+    hardly moves. With the defaults it clips 38 % of the tokens over the first ten steps, grpo.py's
+    0.02 % (five seeds); it bites and the policy learns, so the published range stays.
 GSPO-token (Eq. 13-14) writes s_it = sg[s_i] pi_it / sg[pi_it] so that advantages may differ from
     token to token. With one advantage per completion its loss and gradient equal these
     (tests/test_family.py).
