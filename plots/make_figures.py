@@ -312,6 +312,7 @@ def draw_failures():
     draw_seeds(grid[2], "seam", "accuracy", "is right", 1)
     grid[0].set(title="length inflation", xlabel="step", ylabel="tokens per completion")
     grid[1].set(title="entropy (grpo.py, no KL)", xlabel="step", ylabel="nats per token")
+    grid[1].set_ylim(0, 0.21)  # room for the legend
     grid[2].set(title="a reward with a seam", xlabel="step", ylabel="share of completions")
     for axes in grid:
         legend(axes)
