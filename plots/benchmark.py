@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -383,7 +384,9 @@ def part_memory(policies):
         for who in ("ours", "TRL"):
             command = [sys.executable, __file__, "--one", who, str(policies[kind]), str(prompts)]
             command += ["--threads", str(torch.get_num_threads())]
-            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            # Through a shell: a direct child would inherit this process's own peak.
+            shell = ["sh", "-c", f"{shlex.join(command)}; exit $?"]
+            output = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
             report[name][who] = json.loads(output.splitlines()[-1])
         for what in ("peak_mb", "above_setup_mb"):
             mine, theirs = (report[name][who][what] for who in ("ours", "TRL"))
