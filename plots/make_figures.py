@@ -374,13 +374,13 @@ def draw_speed():
         ):
             entries = [point[phase] for point in points.values()]
             for who, style in (("ours", "-"), ("other", ":")):
-                y = [entry[who] for entry in entries]
+                y = [entry[who] / 1e3 for entry in entries]
                 label = f"{phase}, {'ours' if who == 'ours' else other}"
                 axes.plot(x, y, style, marker="o", ms=3, color=COLOURS[index], label=label)
-        axes.set(title=name, xlabel=name, xscale="log", yscale="log")
+        axes.set(title=name, xlabel=name, xscale="log", ylim=(0, None))
         axes.set_xticks(x, x)
         axes.minorticks_off()
-    grid[1].set_ylabel("tokens/s")
+    grid[1].set_ylabel("thousand tokens/s")
     legend(grid[1])
     about = report["about"]
     save(
