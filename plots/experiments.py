@@ -247,8 +247,12 @@ def orderly_reward(completion, problem):
     return statistics.fmean(pairs)
 
 
-REWARDS |= {"claim": claims_to_be_right, "plain": plain_reward}
-REWARDS |= {"verbose": verbose_reward, "orderly": orderly_reward}
+MORE_REWARDS = {
+    "claim": claims_to_be_right,
+    "plain": plain_reward,
+    "verbose": verbose_reward,
+    "orderly": orderly_reward,
+}
 
 
 # -------------------------------------------------------------------------------------------------
@@ -427,6 +431,7 @@ def pass_at_k(model, tokenizer, module, config):
 
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
+    REWARDS.update(MORE_REWARDS)
     path = common.HERE / f"{arm.script}.py"
     spec = importlib.util.spec_from_file_location(f"{arm.script}_watched", path)
     module = importlib.util.module_from_spec(spec)
