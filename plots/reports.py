@@ -100,7 +100,7 @@ def diagnoses():
     for arm in (*PLANTED, *SCRIPTS):
         for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
             script, training, _ = diagnose.read_run(path)
-            shown = {f.symptom for f in diagnose.findings(script, training) if f.shown}
+            shown = [f.symptom for f in diagnose.findings(script, training) if f.shown]
             found.setdefault(arm, []).append(shown)
     lines = ["", "## Diagnosis: hits and false alarms", ""]
     lines += [
