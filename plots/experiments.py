@@ -60,7 +60,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Arms compared on one metric; the hypothesis was written before the runs."""
+    """Arms compared on one metric; when its hypothesis was written: results.md."""
 
     axis: str
     hypothesis: str
