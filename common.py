@@ -3,14 +3,15 @@
 Nothing here is an algorithm: sampling, rewards, advantages, losses and updates live in the scripts.
 """
 
+import itertools
 import math
 import random
 import statistics
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 import transformers
-from transformers.cache_utils import Cache, DynamicLayer
 
 from countdown_task import InputError, prompt_text
 
@@ -30,7 +31,9 @@ def load_model(name):
     source = str(folder) if folder.exists() else name
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="right_padded"
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -38,7 +41,9 @@ def load_model(name):
         ) from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"--model {name}: its tokenizer has no end-of-sequence token")
-    return model.to(DEVICE).eval(), tokenizer
+    with torch.no_grad():  # `attention` refuses a model that it does not fit: now, not in mid-run
+        forward(model.to(DEVICE).eval(), torch.zeros(1, 1, dtype=torch.long, device=DEVICE))
+    return model, tokenizer
 
 
 def uses_bf16(config):
@@ -71,77 +76,147 @@ def encode_prompts(model, tokenizer, problems, config):
     return encoded
 
 
-def left_pad(prompts):
-    """Lists of ids -> (ids, attention_mask), both (P, L), prompts flush right."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
-    return ids.to(DEVICE), mask.to(DEVICE)
+def right_pad(sequences):
+    """Lists of ids -> ids (b, L) with zeros behind them, lengths (b,)."""
+    width = max(map(len, sequences))
+    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
+    return ids.to(DEVICE), torch.tensor([len(s) for s in sequences], device=DEVICE)
 
 
-def forward(model, ids, attention_mask, logits_to_keep, cache=None):
-    """Logits (b, logits_to_keep, V) of the last positions; positions count unpadded tokens."""
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+def join(prompts, completion_ids):
+    """b prompts and completions (b, T) -> ids (b, L + T), and where in them each completion is."""
+    ids, lengths = right_pad(prompts)
+    where = lengths[:, None] + torch.arange(completion_ids.shape[1], device=DEVICE)  # (b, T)
+    return F.pad(ids, (0, completion_ids.shape[1])).scatter(1, where, completion_ids), where
+
+
+def forward(model, ids, logits_to_keep=1, cache=None):
+    """Logits (b, logits_to_keep, V) of the last positions of right-padded ids (b, t).
+
+    With a KVCache: of one more token per row, t = 1.
+    """
+    if cache is None or cache.positions is None:
+        positions = torch.arange(ids.shape[1], device=DEVICE)[None]
+    else:
+        positions = cache.grow()
     return model(
         input_ids=ids,
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        past_key_values=cache,
-        use_cache=cache is not None,
+        position_ids=positions,
+        use_cache=False,  # transformers' own; ours travels to `attention` as `kv_cache`
         logits_to_keep=logits_to_keep,
+        kv_cache=cache,
     ).logits
 
 
 def pack_rows(rollout, rows, config):
-    """Micro-batches of rows of similar length, each of at most tokens_per_microbatch tokens."""
+    """Micro-batches of rows of similar length, each of at most tokens_per_microbatch tokens.
+
+    Of all ways to cut the rows, sorted by length, the one that computes least: padding counts,
+    and a micro-batch costs a twentieth of tokens_per_microbatch before its first token.
+    """
     prompts = [len(rollout.prompts[row // config.group_size]) for row in rows]
     lengths = (torch.tensor(prompts) + rollout.mask[rows].sum(1).cpu()).int().tolist()
-    batch = []
-    for length, row in sorted(zip(lengths, rows, strict=True)):
-        if batch and (len(batch) + 1) * length > config.tokens_per_microbatch:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
+    rows = sorted(zip(lengths, rows, strict=True))
+    budget, best = config.tokens_per_microbatch, [(0, 0)]  # best[n]: (cost, start of the last cut)
+    for end, (length, _) in enumerate(rows, 1):
+        first = max(0, end - max(1, budget // length))  # the last micro-batch starts here or later
+        best.append(
+            min((best[i][0] + (end - i) * length + budget / 20, i) for i in range(first, end))
+        )
+    end, batches = len(rows), []
+    while end:
+        start = best[end][1]
+        batches.append([row for _, row in rows[start:end]])
+        end = start
+    return batches[::-1]
 
 
-class CacheLayer(DynamicLayer):
-    """Keys and values (b, heads, length, width) of one layer, in blocks of 64 positions.
+# -------------------------------------------------------------------------------------------------
+# Attention and its cache
 
-    Appending by concatenation would copy the whole past at every token.
+
+def attention(module, query, key, value, attention_mask, scaling, kv_cache=None, **kwargs):
+    """Causal attention, called by every layer of a transformers model.
+
+    query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d). Rows are
+    padded on the right, where causality hides the padding: no mask is needed.
+    """
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            model = module.config.name_or_path
+            raise InputError(f"--model {model}: its attention needs {name}, which ours does not do")
+    if kv_cache is not None and kv_cache.positions is not None:
+        output = kv_cache.attend(module.layer_idx, query * scaling, key, value)
+    else:
+        if kv_cache is not None:
+            kv_cache.add_layer(key, value)
+        grouped = query.shape[1] != key.shape[1]
+        output = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    return output.transpose(1, 2), None
+
+
+transformers.AttentionInterface.register("right_padded", attention)
+
+
+class KVCache:
+    """The sampler's cache: prefill P prompts, share them out to the groups, drop finished rows.
+
+    A decoding step reads every key and value once and does little else, so that memory sets its
+    pace. Reading with gaps between the rows costs more than reading the gaps too. Each layer
+    therefore has blocks of 32 tokens that are read whole; what is not written yet is masked.
     """
 
-    length = 0
+    BLOCK = 32
 
-    def update(self, keys, values, *args, **kwargs):
-        start, self.length = self.length, self.length + keys.shape[2]
-        if not self.is_initialized:
-            self.keys, self.values, self.is_initialized = keys[:, :, :0], values[:, :, :0], True
-        if self.length > self.keys.shape[2]:
-            self.keys, self.values = self.grow(self.keys), self.grow(self.values)
-        self.keys[:, :, start : self.length] = keys
-        self.values[:, :, start : self.length] = values
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+    def __init__(self, model, prompts):
+        """Holds all but the last token of each prompt: that one is the first to be decoded."""
+        self.layers = []  # per layer (blocks of keys, blocks of values), each (b, K, tokens, d)
+        self.positions = None  # (b, 1) of the newest token; None while the prompts are read
+        ids, lengths = right_pad([prompt[:-1] for prompt in prompts])  # (P, L), (P,)
+        forward(model, ids, cache=self)
+        assert self.layers, "the model lacks our attention: load it with load_model"
+        self.positions = lengths[:, None] - 1
+        self.free = -ids.shape[1] % self.BLOCK  # tokens that still fit into the last blocks
+        columns = torch.arange(ids.shape[1] + self.free, device=DEVICE)
+        self.bias = torch.where(columns <= self.positions, 0.0, -math.inf)  # (b, tokens)
 
-    def grow(self, old):
-        new = old.new_empty(*old.shape[:2], self.length + 64, old.shape[3])
-        new[:, :, : old.shape[2]] = old
-        return new
-
-    def get_seq_length(self):
-        return self.length
-
-
-class KVCache(Cache):
-    """The sampler's cache: prefill P rows, share them out to the groups, drop finished rows."""
-
-    def __init__(self):
-        super().__init__(layer_class_to_replicate=CacheLayer)
+    def add_layer(self, key, value):
+        """The next layer's keys and values (P, K, L, d) of the prompts."""
+        room = (0, 0, 0, -key.shape[2] % self.BLOCK)
+        self.layers.append(([F.pad(key.to(value.dtype), room)], [F.pad(value, room)]))
 
     def select(self, rows):
         """Keep the given rows (b,), in this order; a row may be named more than once."""
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+        for blocks in itertools.chain(*self.layers):
+            blocks[:] = [block.index_select(0, rows) for block in blocks]
+        self.positions, self.bias = self.positions[rows], self.bias[rows]
+
+    def grow(self):
+        """Make room for one more token per row; its position (b, 1)."""
+        if self.free == 0:
+            for blocks in itertools.chain(*self.layers):
+                b, K, _, d = blocks[0].shape
+                blocks.append(blocks[0].new_zeros(b, K, self.BLOCK, d))
+            self.bias = F.pad(self.bias, (0, self.BLOCK), value=-math.inf)
+            self.free = self.BLOCK
+        self.bias[:, -self.free] = 0
+        self.free -= 1
+        self.positions = self.positions + 1
+        return self.positions
+
+    def attend(self, layer, query, key, value):
+        """One new token per row: query (b, H, 1, d), key and value (b, K, 1, d) -> (b, H, 1, d)."""
+        keys, values = self.layers[layer]
+        for block, new in ((keys[-1], key), (values[-1], value)):
+            block[:, :, -self.free - 1] = new[:, :, 0]
+        query = query.unflatten(1, (key.shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
+        scores = torch.cat([query @ block.mT for block in keys], -1)  # (b, K, H / K, tokens)
+        scores += self.bias[:, None, None]
+        probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
+        output = sum(part @ block for part, block in zip(probs, values, strict=True))
+        return output.flatten(1, 2)[:, :, None]
 
 
 # -------------------------------------------------------------------------------------------------

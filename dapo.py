@@ -107,31 +107,27 @@ def sample_groups(model, tokenizer, problems, config, generator):
 
     with common.autocast(config):
         # Prefill each prompt once, then share its keys and values out to its group.
-        ids, attention_mask = common.left_pad(prompts)  # (P, L)
-        cache = common.KVCache()
-        logits = common.forward(model, ids, attention_mask, 1, cache)[:, -1]  # (P, V)
+        cache = common.KVCache(model, prompts)
         rows = torch.arange(P * G, device=common.DEVICE)  # rows still in the batch, (b,)
-        finished = torch.zeros_like(rows, dtype=torch.bool)  # (b,)
-        logits, attention_mask = logits[rows // G], attention_mask[rows // G]
         cache.select(rows // G)
+        token = torch.tensor([[p[-1]] for p in prompts], device=common.DEVICE)[rows // G]  # (b, 1)
+        finished = torch.zeros_like(rows, dtype=torch.bool)  # (b,)
         for t in range(T):
-            logp = F.log_softmax(logits.float() / config.temperature, dim=-1)  # (b, V)
+            logits = common.forward(model, token, cache=cache)[:, -1]  # (b, V)
+            logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
             probs = logp.exp()
             cdf = probs.cumsum(-1, dtype=torch.float64)
             token = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
             completion_ids[rows, t] = token[:, 0]
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
-            entropy[rows, t] = torch.special.entr(probs).sum(-1)
+            entropy[rows, t] = -(probs * logp).sum(-1)
             finished |= token[:, 0] == tokenizer.eos_token_id
-            if finished.all() or t == T - 1:
+            if finished.all():
                 break
             if finished.float().mean() > 0.1:  # drop finished rows a block at a time
-                keep = ~finished
+                keep = (~finished).nonzero()[:, 0]
                 rows, token, finished = rows[keep], token[keep], finished[keep]
-                attention_mask = attention_mask[keep]
-                cache.select(keep.nonzero()[:, 0])
-            attention_mask = F.pad(attention_mask, (0, 1), value=1)
-            logits = common.forward(model, token, attention_mask, 1, cache)[:, -1]
+                cache.select(keep)
 
     is_eos = (completion_ids == tokenizer.eos_token_id).long()
     mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
@@ -240,18 +236,18 @@ def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
 
 def completion_logprobs(model, rollout, rows, config):
     """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
-    G = config.group_size
-    prompt_ids, prompt_mask = common.left_pad([rollout.prompts[row // G] for row in rows])
     mask = rollout.mask[rows]
     T = int(mask.sum(1).max())
     mask, targets = mask[:, :T], rollout.completion_ids[rows, :T]
-    attention_mask = F.pad(prompt_mask, (0, T), value=1)  # right padding needs no mask: causal
+    prompts = [rollout.prompts[row // config.group_size] for row in rows]
+    ids, where = common.join(prompts, targets)  # (b, L), and the (b, T') places of the targets
+    first = min(map(len, prompts))  # where the first completion begins
     with common.autocast(config):
-        ids = torch.cat([prompt_ids, targets], 1)
-        logits = common.forward(model, ids, attention_mask, T + 1)[:, :-1]
+        logits = common.forward(model, ids, ids.shape[1] - first + 1)[:, :-1]
     logits = logits.float() / config.temperature  # position t predicts token t + 1
-    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return -nll.view_as(targets) * mask
+    ids = ids[:, first:]
+    nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+    return -nll.gather(1, where - first) * mask
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@
     python plots/benchmark.py --parts step      # only one part
 
 Contenders take turns within one process, with the same threads: every ratio compares neighbours
-in time. The learning rate is so small that the policy, and with it the work, stays the same.
+in time. The learning rate is so small that the policy, and with it the work, stays the same; part
+of the reward is a coin, so that no contender can skip a minibatch for want of signal.
 """
 
 import argparse
@@ -20,6 +21,8 @@ import sys
 import tempfile
 import time
 import warnings
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,30 +33,35 @@ import transformers
 
 import common
 import grpo
-from countdown_task import CountdownTask
+from countdown_task import REWARDS, CountdownTask
 from run_log import peak_memory_mb, write_text
 
 BASE = str(ROOT / "base_model")
 FROZEN = 1e-9  # learning rate
-SCENARIOS = {  # name: (prompts per step, completions are short or long)
-    "short": (16, "short"),
-    "long": (16, "long"),
-    "4x batch": (64, "short"),
+SCENARIOS = {  # name: (prompts per step, policy, max_new_tokens)
+    "short": (16, "short", 256),
+    "long": (16, "long", 512),
+    "endless": (16, "endless", 256),
+    "4x batch": (64, "short", 256),
 }
+# The output row of "</think>" times this: the smaller, the oftener a policy tries once more.
+POLICIES = {"short": 1.0, "long": 0.55, "endless": 0.1}
 
 
 # -------------------------------------------------------------------------------------------------
 # What is measured
 
 
-def long_policy(folder):
-    """The base as a policy that hardly ever ends: 200+ tokens, most rows fill the budget.
+def coin(completion, problem):
+    """A reward of 0 or 1 that says nothing of the completion: every group has signal."""
+    return float(zlib.crc32(completion.encode()) % 2)
 
-    The output row of "</think>" is shrunk, so that trying again wins at every fork.
-    """
+
+def save_policy(name, folder):
+    """The base as a policy that stops as it does, late (200+ tokens on average) or hardly ever."""
     model, tokenizer = common.load_model(BASE)
     head = model.get_output_embeddings().weight.detach().clone()
-    head[tokenizer.convert_tokens_to_ids("</think>")] *= 0.1
+    head[tokenizer.convert_tokens_to_ids("</think>")] *= POLICIES[name]
     model.config.tie_word_embeddings = False
     model.lm_head = torch.nn.Linear(head.shape[1], head.shape[0], bias=False)
     model.lm_head.weight = torch.nn.Parameter(head)
@@ -77,10 +85,8 @@ class Endless:
 class Ours:
     """One training step of grpo.py's own functions, as its `train` calls them."""
 
-    def __init__(self, folder, prompts, **options):
-        self.config = grpo.Config(
-            model=str(folder), prompts_per_step=prompts, learning_rate=FROZEN, **options
-        )
+    def __init__(self, config):
+        self.config = config
         self.model, self.tokenizer = common.load_model(self.config.model)
         self.reference = common.load_model(self.config.model)[0]
         self.optimizer = torch.optim.AdamW(
@@ -94,20 +100,30 @@ class Ours:
         )
         advantages = grpo.compute_advantages(rewards, self.config)
         rollout.ref_logprobs = grpo.rollout_logprobs(self.reference, rollout, self.config)
-        grpo.update_policy(self.model, self.optimizer, rollout, advantages, self.config)
+        update = grpo.update_policy(self.model, self.optimizer, rollout, advantages, self.config)
+        assert update["updates"] == self.config.minibatches  # as many as TRL makes
         return rollout.mask.sum(1).mean().item()
 
 
-def trl_trainer(folder, prompts, steps, directory, callback):
+def settings(folder, prompts, **options):
+    """What both contenders are given."""
+    return grpo.Config(
+        model=str(folder),
+        prompts_per_step=prompts,
+        learning_rate=FROZEN,
+        reward_components=["answer", "format", "coin"],
+        reward_weights=[1.0, 0.1, 1.0],
+        **options,
+    )
+
+
+def trl_trainer(config, directory, callback):
     """TRL's GRPOTrainer on the same problems, rewards, loss, batch and optimizer steps.
 
     Its defaults that would slow it down are switched off: gradient checkpointing and logging.
     """
     from plots.train_with_trl import make_trainer
 
-    config = grpo.Config(
-        model=str(folder), prompts_per_step=prompts, steps=steps, learning_rate=FROZEN
-    )
     trainer = make_trainer(
         "grpo",
         config,
@@ -122,9 +138,9 @@ def trl_trainer(folder, prompts, steps, directory, callback):
     return trainer
 
 
-def paired_steps(folder, prompts, rounds):
+def paired_steps(config, rounds):
     """{contender: [seconds of each training step]}, turn by turn; the first turn warms up."""
-    ours = Ours(folder, prompts)
+    ours = Ours(config)
     seconds, lengths = {"ours": [], "TRL": []}, []
 
     class TakeTurns(transformers.TrainerCallback):
@@ -142,53 +158,65 @@ def paired_steps(folder, prompts, rounds):
             self.started = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as directory:
-        trl_trainer(folder, prompts, rounds + 1, directory, TakeTurns()).train()
+        trl_trainer(replace(config, steps=rounds + 1), directory, TakeTurns()).train()
     seconds = {name: values[1:] for name, values in seconds.items()}
     return seconds, {"tokens per completion": statistics.fmean(lengths)}
 
 
-def generate(model, ids, attention_mask, config, tokenizer, forced):
-    """(B, L + T) from model.generate, sampling as ours does; prompts (B, L) repeated."""
-    return model.generate(
-        input_ids=ids,
-        attention_mask=attention_mask,
-        do_sample=True,
-        temperature=config.temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=config.max_new_tokens,
-        min_new_tokens=config.max_new_tokens if forced else None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+def stock(config):
+    """The same model as transformers loads it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+
+
+def left_pad(tokenizer, prompts):
+    """Lists of ids -> (ids, attention_mask), both (B, L), as `generate` wants them."""
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    return batch["input_ids"], batch["attention_mask"]
+
+
+def generate(model, prompts, config, tokenizer, forced):
+    """Completions (B, T) from model.generate, sampling as ours does; B prompts."""
+    ids, attention_mask = left_pad(tokenizer.tokenizer if forced else tokenizer, prompts)
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=attention_mask,
+            do_sample=True,
+            temperature=config.temperature,
+            top_k=0,
+            top_p=1.0,
+            max_new_tokens=config.max_new_tokens,
+            min_new_tokens=config.max_new_tokens if forced else None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return output[:, ids.shape[1] :]
 
 
 def paired_rollouts(ours, problems, forced, rounds):
     """{contender: [tokens/s]}; tokens up to and including EOS."""
-    model, tokenizer, config = ours.model, ours.tokenizer, ours.config
-    ids, mask = common.left_pad(common.encode_prompts(model, tokenizer, problems, config))
-    ids, mask = (x.repeat_interleave(config.group_size, 0) for x in (ids, mask))
-    end = Endless(tokenizer) if forced else tokenizer
+    config, model = ours.config, stock(ours.config)
+    tokenizer = Endless(ours.tokenizer) if forced else ours.tokenizer
     speed = {"ours": [], "model.generate": []}
     for turn in range(rounds + 1):
         started = time.perf_counter()
-        rollout = grpo.sample_groups(model, end, problems, config, common.torch_stream(turn))
+        generator = common.torch_stream(turn)
+        rollout = grpo.sample_groups(ours.model, tokenizer, problems, config, generator)
         speed["ours"].append(rollout.tokens_sampled / (time.perf_counter() - started))
         started = time.perf_counter()
-        with torch.no_grad():
-            output = generate(model, ids, mask, config, tokenizer, forced)[:, ids.shape[1] :]
+        prompts = [prompt for prompt in rollout.prompts for _ in range(config.group_size)]
+        output = generate(model, prompts, config, tokenizer, forced)
         elapsed = time.perf_counter() - started
         is_end = (output == tokenizer.eos_token_id).long()
-        tokens = output.numel() if forced else (is_end.cumsum(1) - is_end == 0).sum().item()
+        tokens = (is_end.cumsum(1) - is_end == 0).sum().item()
         speed["model.generate"].append(tokens / elapsed)
     return {name: values[1:] for name, values in speed.items()}, rollout
 
 
-def plain_update(ours, rollout, advantages):
+def plain_update(model, optimizer, tokenizer, rollout, advantages, config):
     """The textbook update: each minibatch padded to the rollout's longest row, one pass."""
-    model, config = ours.model, ours.config
     prompts = [rollout.prompts[i // config.group_size] for i in range(len(rollout.mask))]
-    prompt_ids, prompt_mask = common.left_pad(prompts)
+    prompt_ids, prompt_mask = left_pad(tokenizer, prompts)
     T = int(rollout.mask.sum(1).max())
     ids = torch.cat([prompt_ids, rollout.completion_ids[:, :T]], 1)
     attention_mask = torch.cat([prompt_mask, rollout.mask[:, :T].long()], 1)
@@ -201,8 +229,8 @@ def plain_update(ours, rollout, advantages):
         losses, _ = grpo.policy_loss(logprobs, old, ref, advantages[rows], mask, config)
         grpo.aggregate_loss(losses, mask, len(rows), mask.sum(), config).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        ours.optimizer.step()
-        ours.optimizer.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def paired_updates(ours, rollout, rounds):
@@ -211,13 +239,16 @@ def paired_updates(ours, rollout, rounds):
     generator = torch.Generator().manual_seed(0)
     shape = len(rollout.problems), ours.config.group_size
     advantages = torch.randn(shape, generator=generator)
+    model = stock(ours.config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=FROZEN, weight_decay=0.0, fused=True)
     speed = {"ours": [], "plain padded": []}
     for _ in range(rounds + 1):
         started = time.perf_counter()
         grpo.update_policy(ours.model, ours.optimizer, rollout, advantages, ours.config)
         speed["ours"].append(rollout.tokens_sampled / (time.perf_counter() - started))
         started = time.perf_counter()
-        plain_update(ours, rollout, advantages.reshape(-1, 1))
+        flat = advantages.reshape(-1, 1)
+        plain_update(model, optimizer, ours.tokenizer, rollout, flat, ours.config)
         speed["plain padded"].append(rollout.tokens_sampled / (time.perf_counter() - started))
     return {name: values[1:] for name, values in speed.items()}
 
@@ -306,8 +337,9 @@ def compare(ours, other):
 
 def part_step(policies, rounds):
     report = {}
-    for name, (prompts, kind) in SCENARIOS.items():
-        seconds, about = paired_steps(policies[kind], prompts, rounds)
+    for name, (prompts, policy, budget) in SCENARIOS.items():
+        config = settings(policies[policy], prompts, max_new_tokens=budget)
+        seconds, about = paired_steps(config, rounds)
         speed = {who: [1 / x for x in values] for who, values in seconds.items()}
         report[name] = {**compare(speed["ours"], speed["TRL"]), **about, "unit": "steps/s"}
         show(f"training step, {name}", report[name])
@@ -317,12 +349,9 @@ def part_step(policies, rounds):
 def part_phases(policies, rounds):
     """Rollout and update, free-running and at forced full length, and the machine's limit."""
     report = {}
-    for name, kind, forced in (
-        ("short", "short", False),
-        ("long", "long", False),
-        ("full length", "short", True),
-    ):
-        ours = Ours(policies[kind], 16)
+    for name in ("short", "long", "endless", "forced"):
+        _, policy, budget = SCENARIOS.get(name, SCENARIOS["short"])
+        ours, forced = Ours(settings(policies[policy], 16, max_new_tokens=budget)), name == "forced"
         problems = ours.task.sample(16, common.stream("benchmark"))
         speed, rollout = paired_rollouts(ours, problems, forced, rounds)
         update = paired_updates(ours, rollout, rounds)
@@ -356,13 +385,13 @@ def part_growth(rounds):
             show(f"{phase}, {axis} {value}", {**entry, "unit": "tokens/s"})
 
     for group in (4, 16, 64):
-        measure("group size", group, Ours(BASE, 4, group_size=group, max_new_tokens=128))
+        measure("group size", group, Ours(settings(BASE, 4, group_size=group, max_new_tokens=128)))
     for length in (32, 128, 512):
-        measure("completion length", length, Ours(BASE, 4, max_new_tokens=length))
+        measure("completion length", length, Ours(settings(BASE, 4, max_new_tokens=length)))
     for width in (64, 128, 256, 512):
         with tempfile.TemporaryDirectory() as folder:
             random_model(folder, width)
-            measure("model width", width, Ours(folder, 4, max_new_tokens=64))
+            measure("model width", width, Ours(settings(folder, 4, max_new_tokens=64)))
     return report
 
 
@@ -379,10 +408,11 @@ def random_model(folder, width):
 def part_memory(policies):
     """Peak resident memory of a fresh process for each contender: whole, and above set-up."""
     report = {}
-    for name, (prompts, kind) in SCENARIOS.items():
+    for name, (prompts, policy, budget) in SCENARIOS.items():
         report[name] = {}
         for who in ("ours", "TRL"):
-            command = [sys.executable, __file__, "--one", who, str(policies[kind]), str(prompts)]
+            command = [sys.executable, __file__, "--one", who, str(policies[policy])]
+            command += [str(prompts), str(budget)]
             command += ["--threads", str(torch.get_num_threads())]
             # Through a shell: a direct child would inherit this process's own peak.
             shell = ["sh", "-c", f"{shlex.join(command)}; exit $?"]
@@ -394,17 +424,17 @@ def part_memory(policies):
     return report
 
 
-def one_contender(who, folder, prompts):
+def one_contender(who, folder, prompts, budget):
     """Two training steps of one contender alone; prints its memory as JSON."""
-    before = None
+    config = settings(folder, int(prompts), max_new_tokens=int(budget), steps=2)
     if who == "ours":
-        ours = Ours(folder, prompts)
+        ours = Ours(config)
         before = peak_memory_mb()
         for number in (1, 2):
             ours.step(number)
     else:
         with tempfile.TemporaryDirectory() as directory:
-            trainer = trl_trainer(folder, prompts, 2, directory, transformers.TrainerCallback())
+            trainer = trl_trainer(config, directory, transformers.TrainerCallback())
             before = peak_memory_mb()
             trainer.train()
     peak = peak_memory_mb()
@@ -430,15 +460,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--output", default=str(ROOT / "plots/data/benchmark.json"))
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rounds < 1 or args.threads < 1:
         parser.error("--rounds and --threads: at least 1")
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+    REWARDS["coin"] = coin
     if args.one:
-        return one_contender(args.one[0], args.one[1], int(args.one[2]))
+        return one_contender(*args.one)
     output = Path(args.output)
     report = json.loads(output.read_text()) if output.exists() else {}
     report["about"] = {
@@ -449,7 +480,7 @@ def main():
         "processor": platform.processor() or platform.machine(),
     }
     with tempfile.TemporaryDirectory() as folder:
-        policies = {"short": BASE, "long": long_policy(Path(folder) / "long")}
+        policies = {name: save_policy(name, Path(folder) / name) for name in POLICIES}
         for part in args.parts:
             run = {
                 "step": lambda: part_step(policies, args.rounds),

@@ -299,8 +299,9 @@ class Routing:
     def last(self, rows, T):
         """Experts (layers, b, T, k) that the states which predict the completion went through."""
         routed, self.routed = self.routed[-self.layers :], []
-        routed = torch.stack(routed).unflatten(1, (rows, -1))  # all tokens of the last forward
-        return routed[:, :, -T - 1 : -1].sort(-1).values
+        routed = torch.stack(routed).unflatten(1, (len(rows), -1))  # all tokens of the last forward
+        states = self.starts[rows, None] - 1 + torch.arange(T)  # (b, T)
+        return routed[:, torch.arange(len(rows))[:, None], states].sort(-1).values
 
     @torch.no_grad()
     def remember(self, rollout, config):
@@ -308,15 +309,17 @@ class Routing:
             return
         shape = rollout.mask.shape
         self.before = torch.zeros(self.layers, *shape, 2, dtype=torch.long)
+        prompts = torch.tensor([len(prompt) for prompt in rollout.prompts])
+        self.starts = prompts.repeat_interleave(config.group_size)  # (B,)
         for rows in common.pack_rows(rollout, range(shape[0]), config):
             T = grpo.completion_logprobs(self.model, rollout, rows, config).shape[1]
-            self.before[:, rows, :T] = self.last(len(rows), T)
+            self.before[:, rows, :T] = self.last(rows, T)
 
     def switched(self, rows, T):
         """(b, T): whether any layer sends a token to other experts than before the update."""
         if not self.layers:
             return None
-        return (self.last(len(rows), T) != self.before[:, rows, :T]).any(-1).any(0)
+        return (self.last(rows, T) != self.before[:, rows, :T]).any(-1).any(0)
 
 
 class Probes:

@@ -52,7 +52,7 @@ def llama_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def gpt2_folder(tmp_path_factory):
     """A random GPT-2 without chat template. Its learned absolute positions show what rotary
-    positions hide: tokens counted from the wrong end of the left padding."""
+    positions hide: tokens counted from the wrong place."""
     _, tokenizer = common.load_model("base_model")
     tokenizer.chat_template = None
     config = GPT2Config(

@@ -161,7 +161,7 @@ MUTATIONS = {
         "mask, targets = mask[:, :T], rollout.completion_ids[rows, :T]\n",
         "mask = mask[:, :T]\n    targets = rollout.completion_ids[rows, :T]  # <- KL: no\n",
     ),
-    "renamed variable": lambda s: s.replace("attention_mask", "prompt_mask_"),
+    "renamed variable": lambda s: s.replace("uniform", "noise_"),
     "renamed variable in an allowed function": lambda s: s.replace("clipped", "bounded"),
     "moved blank line": lambda s: swap(s, "    with common.autocast", "\n    with common.autocast"),
     "changed comment": lambda s: swap(s, "# EOS is trained", "# eos is trained"),

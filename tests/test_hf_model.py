@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from conftest import save_model
 from tokenizers.processors import TemplateProcessing
+from transformers import MistralConfig, MistralForCausalLM
 
 import common
 import grpo
 import run_log
-from countdown_task import CountdownTask, prompt_text
+from countdown_task import CountdownTask, InputError, prompt_text
 
 PROBLEMS = CountdownTask().held_out(4)
 
@@ -120,3 +122,15 @@ def test_prompt_of_the_default_model():
     model, tokenizer = common.load_model("base_model")
     for ids in common.encode_prompts(model, tokenizer, PROBLEMS, grpo.Config()):
         assert tokenizer.decode(ids).endswith("<think>")
+
+
+def test_attention_that_ours_lacks_is_refused(qwen_folder, tmp_path):
+    """One line, before a run writes anything."""
+    _, tokenizer = common.load_model(qwen_folder)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    config = MistralConfig(vocab_size=len(tokenizer), **shape, **heads, sliding_window=16)
+    folder = save_model(tmp_path / "mistral", MistralForCausalLM(config), tokenizer)
+    with pytest.raises(InputError, match=f"--model {folder}: its attention needs sliding_window"):
+        train(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 import common
 import grpo
@@ -15,9 +16,11 @@ CONFIG = grpo.Config(group_size=4, max_new_tokens=24, temperature=1.3)
 
 
 def sample(folder, config=CONFIG, problems=PROBLEMS, seed=0):
+    """The model with transformers' own attention, its tokenizer, and a rollout with ours."""
     model, tokenizer = common.load_model(folder)
     generator = torch.Generator().manual_seed(seed)
-    return model, tokenizer, grpo.sample_groups(model, tokenizer, problems, config, generator)
+    rollout = grpo.sample_groups(model, tokenizer, problems, config, generator)
+    return AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer, rollout
 
 
 def full_forward(model, tokenizer, rollout, row, config):
@@ -33,13 +36,15 @@ def full_forward(model, tokenizer, rollout, row, config):
 
 @pytest.mark.parametrize("folder", ["llama_folder", "qwen_folder", "gpt2_folder"])
 def test_sampler_logprobs_equal_full_forwards(folder, request):
-    """KV cache, left padding, sharing a prefill and dropping rows change nothing; temperature
-    is the sampling temperature; entropy is that of the distribution sampled from."""
-    model, tokenizer, rollout = sample(request.getfixturevalue(folder))
-    assert len({len(prompt) for prompt in rollout.prompts}) > 1  # so there is left padding
+    """Our attention, its cache, padding, sharing a prefill and dropping rows change nothing;
+    temperature is the sampling temperature; entropy is that of the distribution sampled from."""
+    config = replace(CONFIG, max_new_tokens=3 * common.KVCache.BLOCK + 5)
+    model, tokenizer, rollout = sample(request.getfixturevalue(folder), config)
+    assert len({len(prompt) for prompt in rollout.prompts}) > 1  # so there is padding
+    assert rollout.mask.sum(1).max() > 2 * common.KVCache.BLOCK  # and more blocks than two
     for row in range(len(rollout.mask)):
         n = int(rollout.mask[row].sum())
-        logp, entropy = full_forward(model, tokenizer, rollout, row, CONFIG)
+        logp, entropy = full_forward(model, tokenizer, rollout, row, config)
         torch.testing.assert_close(rollout.logprobs[row, :n].double(), logp, atol=2e-5, rtol=0)
         torch.testing.assert_close(rollout.entropy[row, :n].double(), entropy, atol=2e-5, rtol=0)
         assert not rollout.logprobs[row, n:].any() and not rollout.entropy[row, n:].any()
@@ -48,19 +53,19 @@ def test_sampler_logprobs_equal_full_forwards(folder, request):
 @pytest.mark.parametrize("folder", ["llama_folder", "gpt2_folder"])
 def test_old_logprobs_equal_the_training_forward(folder, request):
     """pi_old is what the update computes before its first step: ratios start at 1."""
-    model, _, rollout = sample(request.getfixturevalue(folder))
+    folder = request.getfixturevalue(folder)
+    _, _, rollout = sample(folder)
     config = replace(CONFIG, tokens_per_microbatch=100)
-    again = grpo.rollout_logprobs(model, rollout, config)
+    again = grpo.rollout_logprobs(common.load_model(folder)[0], rollout, config)
     torch.testing.assert_close(again, rollout.logprobs, atol=2e-5, rtol=0)
 
 
 def test_rows_do_not_depend_on_their_batch(llama_folder):
-    """A prompt's samples are the same alone, without left padding and with rows dropped late."""
+    """A prompt's samples are the same alone, without padding and with rows dropped late."""
     generous = replace(CONFIG, group_size=64)
-    _, _, together = sample(llama_folder, generous)
+    model, _, together = sample(llama_folder, generous)
     finished = 1 - together.truncated
     assert 0 < finished.sum() < len(finished)  # some rows were dropped, some never
-    model, _ = common.load_model(llama_folder)
     uniform = torch.rand(
         3 * 64, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
@@ -113,3 +118,27 @@ def test_mask_ends_with_eos(llama_folder):
 def test_same_stream_same_samples(llama_folder):
     one, two, other = (sample(llama_folder, seed=seed)[2] for seed in (0, 0, 1))
     assert one.completions == two.completions != other.completions
+
+
+def test_prompts_that_fill_their_blocks(llama_folder):
+    """Prompts as long as a block, one token more or less: the next token finds its place."""
+    model, _ = common.load_model(llama_folder)
+    plain = AutoModelForCausalLM.from_pretrained(llama_folder).eval()
+    block = common.KVCache.BLOCK
+    ids = torch.arange(5, 2 * block + 25).view(1, -1)
+    for length in (2, block - 1, block, block + 1, block + 2, 2 * block + 1):
+        with torch.no_grad():
+            expected = plain(ids).logits[0, length - 1 :]
+            cache = common.KVCache(model, [ids[0, :length].tolist()])
+            logits = [
+                common.forward(model, ids[:, [i]], cache=cache)[0, -1]
+                for i in range(length - 1, ids.shape[1])
+            ]
+        torch.testing.assert_close(torch.stack(logits), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cache_needs_our_attention(llama_folder):
+    """With another attention a decoded token would see itself alone, and nothing would say so."""
+    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+    with pytest.raises(AssertionError, match="load_model"):
+        common.KVCache(model, [[5, 6, 7]])

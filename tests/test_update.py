@@ -1,11 +1,14 @@
 """Advantages, losses and updates: hand-checked numbers and the traps of every peer."""
 
+import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
 
 import common
 import grpo
@@ -185,10 +188,11 @@ def assert_same(one, two):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
-def test_gradient_is_that_of_the_plain_padded_computation(batch):
-    """The formula written out once more, on whole padded rows and without micro-batches."""
-    fresh, rollout, scores, _ = batch
-    model, terms = fresh(), []
+def test_gradient_is_that_of_the_plain_padded_computation(batch, llama_folder):
+    """The formula written out once more, on whole padded rows, without micro-batches, with
+    transformers' own attention."""
+    _, rollout, scores, _ = batch
+    model, terms = AutoModelForCausalLM.from_pretrained(llama_folder).eval(), []
     for row in range(12):  # the first of two minibatches
         n = int(rollout.mask[row].sum())
         prompt = rollout.prompts[row // 6]
@@ -209,6 +213,33 @@ def test_gradient_is_that_of_the_plain_padded_computation(batch):
 def test_micro_batches_add_up(batch, budget):
     """Denominators belong to the minibatch: the split into micro-batches changes nothing."""
     assert_same(gradients(batch, tokens_per_microbatch=budget)[0], gradients(batch)[0])
+
+
+def packing_cost(lengths, cuts, budget):
+    """Tokens computed, padding included, and a twentieth of the budget for each micro-batch."""
+    parts = [lengths[a:b] for a, b in itertools.pairwise([0, *cuts, len(lengths)])]
+    if any(len(part) > 1 and len(part) * max(part) > budget for part in parts):
+        return math.inf
+    return sum(len(part) * max(part) + budget / 20 for part in parts)
+
+
+@pytest.mark.parametrize("budget", [1, 40, 100, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_packing_is_the_cheapest(budget, seed):
+    """Against all 2^9 ways to cut ten rows; each row once, none above the budget but alone."""
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 60, (10, 1), generator=generator)
+    rollout = SimpleNamespace(prompts=[[1] * 4, [1] * 7], mask=(torch.arange(60) < sizes).float())
+    config = replace(ONE, group_size=5, tokens_per_microbatch=budget)
+    batches = common.pack_rows(rollout, range(10), config)
+    assert sorted(row for batch in batches for row in batch) == list(range(10))
+    length = [int(sizes[row]) + (4 if row < 5 else 7) for row in range(10)]
+    ordered = [length[row] for batch in batches for row in batch]
+    assert ordered == sorted(length)
+    cuts = list(itertools.accumulate(map(len, batches)))[:-1]
+    ways = itertools.chain(*(itertools.combinations(range(1, 10), n) for n in range(10)))
+    best = min(packing_cost(ordered, way, budget) for way in ways)
+    assert packing_cost(ordered, cuts, budget) == pytest.approx(best)
 
 
 def test_row_order_and_padding_change_nothing(batch):
