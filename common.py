@@ -135,7 +135,7 @@ def pack_rows(rollout, rows, config):
 # Attention and its cache
 
 
-def attention(module, query, key, value, attention_mask, scaling, kv_cache=None, **kwargs):
+def attention(module, query, key, value, attention_mask, scaling=None, kv_cache=None, **kwargs):
     """Causal attention, called by every layer of a transformers model.
 
     query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d). Rows are
@@ -145,6 +145,7 @@ def attention(module, query, key, value, attention_mask, scaling, kv_cache=None,
         if kwargs.get(name) is not None:
             model = module.config.name_or_path
             raise InputError(f"--model {model}: its attention needs {name}, which ours does not do")
+    scaling = scaling or query.shape[-1] ** -0.5
     if kv_cache is not None and kv_cache.positions is not None:
         output = kv_cache.attend(module.layer_idx, query * scaling, key, value)
     else:
@@ -164,11 +165,11 @@ class KVCache:
     """The sampler's cache: prefill P prompts, share them out to the groups, drop finished rows.
 
     A decoding step reads every key and value once and does little else, so that memory sets its
-    pace. Reading with gaps between the rows costs more than reading the gaps too. Each layer
-    therefore has blocks of 32 tokens that are read whole; what is not written yet is masked.
+    pace. On a CPU, reading with gaps between the rows costs more than reading the gaps too. Each
+    layer therefore has blocks of tokens that are read whole; what is not written yet is masked.
     """
 
-    BLOCK = 32
+    BLOCK = 32 if DEVICE.type == "cpu" else 256  # tokens; on a GPU each block is one more launch
 
     def __init__(self, model, prompts):
         """Holds all but the last token of each prompt: that one is the first to be decoded."""

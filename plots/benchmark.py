@@ -194,10 +194,10 @@ def generate(model, prompts, config, tokenizer, forced):
 
 
 def paired_rollouts(ours, problems, forced, rounds):
-    """{contender: [tokens/s]}; tokens up to and including EOS."""
+    """{contender: [tokens/s]}, up to and including EOS; {"limit": [GFLOP/s]} of that turn."""
     config, model = ours.config, stock(ours.config)
     tokenizer = Endless(ours.tokenizer) if forced else ours.tokenizer
-    speed = {"ours": [], "model.generate": []}
+    speed = {"ours": [], "model.generate": [], "limit": []}
     for turn in range(rounds + 1):
         started = time.perf_counter()
         generator = common.torch_stream(turn)
@@ -210,6 +210,7 @@ def paired_rollouts(ours, problems, forced, rounds):
         is_end = (output == tokenizer.eos_token_id).long()
         tokens = (is_end.cumsum(1) - is_end == 0).sum().item()
         speed["model.generate"].append(tokens / elapsed)
+        speed["limit"].append(matmul_rate(model, len(rollout.mask), backward=False))
     return {name: values[1:] for name, values in speed.items()}, rollout
 
 
@@ -234,14 +235,15 @@ def plain_update(model, optimizer, tokenizer, rollout, advantages, config):
 
 
 def paired_updates(ours, rollout, rounds):
-    """{contender: [tokens/s]}: completion tokens of one rollout over its whole update."""
+    """{contender: [tokens/s]}, completion tokens of one rollout over its whole update;
+    {"limit": [GFLOP/s]} of that turn."""
     rollout.ref_logprobs = grpo.rollout_logprobs(ours.reference, rollout, ours.config)
     generator = torch.Generator().manual_seed(0)
     shape = len(rollout.problems), ours.config.group_size
     advantages = torch.randn(shape, generator=generator)
     model = stock(ours.config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=FROZEN, weight_decay=0.0, fused=True)
-    speed = {"ours": [], "plain padded": []}
+    speed = {"ours": [], "plain padded": [], "limit": []}
     for _ in range(rounds + 1):
         started = time.perf_counter()
         grpo.update_policy(ours.model, ours.optimizer, rollout, advantages, ours.config)
@@ -250,6 +252,7 @@ def paired_updates(ours, rollout, rounds):
         flat = advantages.reshape(-1, 1)
         plain_update(model, optimizer, ours.tokenizer, rollout, flat, ours.config)
         speed["plain padded"].append(rollout.tokens_sampled / (time.perf_counter() - started))
+        speed["limit"].append(matmul_rate(model, ours.config.tokens_per_microbatch, backward=True))
     return {name: values[1:] for name, values in speed.items()}
 
 
@@ -264,7 +267,7 @@ def linear_shapes(model):
 def matmul_rate(model, rows, backward):
     """GFLOP/s of the model's own matrix products with `rows` rows, nothing else around them.
 
-    Takes the best of several timings: it stands for the machine's limit.
+    Takes the best of several timings: it stands for the machine's limit at that moment.
     """
     operations = []
     for wide, out in linear_shapes(model):
@@ -274,7 +277,7 @@ def matmul_rate(model, rows, backward):
             operations += [(g, w), (g.T, x)]
     flops = sum(2 * a.shape[0] * a.shape[1] * b.shape[1] for a, b in operations)
     best = float("inf")
-    for _ in range(20):
+    for _ in range(5):
         started = time.perf_counter()
         for a, b in operations:
             a @ b
@@ -295,25 +298,17 @@ def model_flops(model, rollout, prompts_once):
     return (2 * body * computed + 2 * head * completion.sum() + 4 * width * attended).item()
 
 
-def against_limit(ours, rollout, sampling_speed, update_speed):
-    """GFLOP/s of sampling and update, of the matrix products alone, and their quotient.
+def against_limit(gflop_per_token, speed):
+    """GFLOP/s done, GFLOP/s of the matrix products alone, and the quotient: medians over turns.
 
     Sampling is held against products with as many rows as a rollout has; the update against
     products of a micro-batch, forward and backward.
     """
-    model, tokens = ours.model, rollout.tokens_sampled
-    once = model_flops(model, rollout, prompts_once=True) / tokens / 1e9  # GFLOP per token
-    update = 3 * model_flops(model, rollout, prompts_once=False) / tokens / 1e9
-    limits = {
-        "rollout": (once * sampling_speed, matmul_rate(model, len(rollout.mask), False)),
-        "update": (
-            update * update_speed,
-            matmul_rate(model, ours.config.tokens_per_microbatch, True),
-        ),
-    }
+    done = [gflop_per_token * x for x in speed["ours"]]
     return {
-        phase: {"GFLOP/s": done, "matrix products GFLOP/s": rate, "share": done / rate}
-        for phase, (done, rate) in limits.items()
+        "GFLOP/s": statistics.median(done),
+        "matrix products GFLOP/s": statistics.median(speed["limit"]),
+        "share": statistics.median(x / y for x, y in zip(done, speed["limit"], strict=True)),
     }
 
 
@@ -342,6 +337,8 @@ def part_step(policies, rounds):
         seconds, about = paired_steps(config, rounds)
         speed = {who: [1 / x for x in values] for who, values in seconds.items()}
         report[name] = {**compare(speed["ours"], speed["TRL"]), **about, "unit": "steps/s"}
+        # TRL's steps differ more than ours: one long completion holds up its whole batch.
+        report[name]["ratio_of_totals"] = sum(seconds["TRL"]) / sum(seconds["ours"])
         show(f"training step, {name}", report[name])
     return report
 
@@ -355,16 +352,22 @@ def part_phases(policies, rounds):
         problems = ours.task.sample(16, common.stream("benchmark"))
         speed, rollout = paired_rollouts(ours, problems, forced, rounds)
         update = paired_updates(ours, rollout, rounds)
+        tokens = rollout.tokens_sampled
+        once = model_flops(ours.model, rollout, prompts_once=True) / tokens / 1e9
+        every = 3 * model_flops(ours.model, rollout, prompts_once=False) / tokens / 1e9
         report[name] = {
             "tokens per completion": rollout.mask.sum(1).mean().item(),
-            "rollout": compare(speed["ours"], speed["model.generate"]),
-            "update": compare(update["ours"], update["plain padded"]),
+            "rollout": {
+                **compare(speed["ours"], speed["model.generate"]),
+                **against_limit(once, speed),
+            },
+            "update": {
+                **compare(update["ours"], update["plain padded"]),
+                **against_limit(every, update),
+            },
         }
-        limit = against_limit(
-            ours, rollout, report[name]["rollout"]["ours"], report[name]["update"]["ours"]
-        )
         for phase in ("rollout", "update"):
-            report[name][phase] |= {"unit": "tokens/s", **limit[phase]}
+            report[name][phase]["unit"] = "tokens/s"
             show(f"{phase}, {name}", report[name][phase])
     return report
 
@@ -444,6 +447,8 @@ def one_contender(who, folder, prompts, budget):
 def show(label, entry):
     low, high = entry["ratio_range"]
     share = f", {entry['share']:.0%} of the matrix products' rate" if "share" in entry else ""
+    if "ratio_of_totals" in entry:
+        share = f", {entry['ratio_of_totals']:.1f} over all turns"
     print(
         f"{label}: {entry['ours']:.4g} against {entry['other']:.4g} {entry['unit']}, ratio "
         f"{entry['ratio']:.1f} ({low:.1f} to {high:.1f}){share}",
