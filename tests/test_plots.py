@@ -12,7 +12,7 @@ import torch
 import common
 import grpo
 import warm_start
-from countdown_task import CountdownTask
+from countdown_task import CountdownTask, Problem
 from plots import benchmark, effects, experiments, make_figures, reports
 
 TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
@@ -93,10 +93,17 @@ def test_switched_tokens_of_a_mixture(tmp_path):
     tokenizer = warm_start.make_tokenizer()
     torch.manual_seed(0)
     model = warm_start.make_model(tokenizer, experts=4)
-    problems = CountdownTask().sample(3, common.stream("mixture"))
+    problems = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
     routing = experiments.Routing(model)
     rollout = grpo.sample_groups(model, tokenizer, problems, config, common.torch_stream(0))
     routing.remember(rollout, config)
+    for row, n in enumerate(rollout.mask.sum(1).int().tolist()):  # against one row by itself
+        prompt = rollout.prompts[row // 4]
+        with torch.no_grad():
+            model(torch.tensor([prompt + rollout.completion_ids[row, :n].tolist()]))
+        alone = torch.stack(routing.routed[-routing.layers :])[:, len(prompt) - 1 : -1]
+        assert torch.equal(routing.before[:, row, :n], alone.sort(-1).values)
+    routing.routed = []
     rows = [5, 0, 7]  # another order and another padding
     on = rollout.mask[rows] > 0
 
