@@ -356,7 +356,7 @@ def draw_summary(measured):
 def draw_speed():
     """Ratios to TRL, model.generate and the plain update; and growth."""
     report = json.loads((PLOTS / "data/benchmark.json").read_text())
-    figure, grid = plt.subplots(1, 4, figsize=(12, 3.4), layout="constrained")
+    figure, grid = plt.subplots(1, 4, figsize=(12, 4.6), layout="constrained")
     bars = [(f"step, {name}\nagainst TRL", entry) for name, entry in report["step"].items()]
     for phase, other in (("rollout", "generate"), ("update", "plain padded")):
         for name, entry in report["phases"].items():
