@@ -93,7 +93,7 @@ def join(prompts, completion_ids):
 def forward(model, ids, logits_to_keep=1, cache=None):
     """Logits (b, logits_to_keep, V) of the last positions of right-padded ids (b, t).
 
-    With a KVCache: of one more token per row, t = 1.
+    With a KVCache, once it has read the prompts: of one more token per row, t = 1.
     """
     if cache is None or cache.positions is None:
         positions = torch.arange(ids.shape[1], device=DEVICE)[None]
