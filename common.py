@@ -1,4 +1,4 @@
-"""What the six scripts share: model and tokenizer, prompts, KV cache, packing, random streams.
+"""What the six scripts share: model and tokenizer, prompts, KV cache, prefix tree, random streams.
 
 Nothing here is an algorithm: sampling, rewards, advantages, losses and updates live in the scripts.
 """
@@ -32,7 +32,7 @@ def load_model(name):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source)
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="right_padded"
+            source, dtype=torch.float32, attn_implementation="from_context"
         )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -41,8 +41,8 @@ def load_model(name):
         ) from error
     if tokenizer.eos_token_id is None:
         raise InputError(f"--model {name}: its tokenizer has no end-of-sequence token")
-    with torch.no_grad():  # `attention` refuses a model that it does not fit: now, not in mid-run
-        forward(model.to(DEVICE).eval(), torch.zeros(1, 1, dtype=torch.long, device=DEVICE))
+    with torch.no_grad():  # a model that does not fit is refused now, not in mid-run
+        KVCache(model.to(DEVICE).eval(), [[0, 0]])
     return model, tokenizer
 
 
@@ -76,89 +76,76 @@ def encode_prompts(model, tokenizer, problems, config):
     return encoded
 
 
-def right_pad(sequences):
-    """Lists of ids -> ids (b, L) with zeros behind them, lengths (b,)."""
+def right_pad(sequences, fill=0):
+    """b lists of ids -> ids (b, L), `fill` behind the shorter ones."""
     width = max(map(len, sequences))
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in sequences])
-    return ids.to(DEVICE), torch.tensor([len(s) for s in sequences], device=DEVICE)
-
-
-def join(prompts, completion_ids):
-    """b prompts and completions (b, T) -> ids (b, L + T), and where in them each completion is."""
-    ids, lengths = right_pad(prompts)
-    where = lengths[:, None] + torch.arange(completion_ids.shape[1], device=DEVICE)  # (b, T)
-    return F.pad(ids, (0, completion_ids.shape[1])).scatter(1, where, completion_ids), where
-
-
-def forward(model, ids, logits_to_keep=1, cache=None):
-    """Logits (b, logits_to_keep, V) of the last positions of right-padded ids (b, t).
-
-    With a KVCache, once it has read the prompts: of one more token per row, t = 1.
-    """
-    if cache is None or cache.positions is None:
-        positions = torch.arange(ids.shape[1], device=DEVICE)[None]
-    else:
-        positions = cache.grow()
-    return model(
-        input_ids=ids,
-        position_ids=positions,
-        use_cache=False,  # transformers' own; ours travels to `attention` as `kv_cache`
-        logits_to_keep=logits_to_keep,
-        kv_cache=cache,
-    ).logits
+    return torch.tensor([s + [fill] * (width - len(s)) for s in sequences], device=DEVICE)
 
 
 def pack_rows(rollout, rows, config):
-    """Micro-batches of rows of similar length, each of at most tokens_per_microbatch tokens.
+    """Micro-batches of neighbouring rows, each of at most tokens_per_microbatch or of one row.
 
-    Of all ways to cut the rows, sorted by length, the one that computes least: padding counts,
-    and a micro-batch costs a twentieth of tokens_per_microbatch before its first token.
+    Counts completions, and a group's prompt once: what PrefixTree computes at most.
     """
-    prompts = [len(rollout.prompts[row // config.group_size]) for row in rows]
-    lengths = (torch.tensor(prompts) + rollout.mask[rows].sum(1).cpu()).int().tolist()
-    rows = sorted(zip(lengths, rows, strict=True))
-    budget, best = config.tokens_per_microbatch, [(0, 0)]  # best[n]: (cost, start of the last cut)
-    for end, (length, _) in enumerate(rows, 1):
-        first = max(0, end - max(1, budget // length))  # the last micro-batch starts here or later
-        best.append(
-            min((best[i][0] + (end - i) * length + budget / 20, i) for i in range(first, end))
-        )
-    end, batches = len(rows), []
-    while end:
-        start = best[end][1]
-        batches.append([row for _, row in rows[start:end]])
-        end = start
-    return batches[::-1]
+    lengths, batches, tokens = rollout.mask.sum(1).int().tolist(), [], 0
+    for row in rows:
+        group = row // config.group_size
+        alone = lengths[row] + len(rollout.prompts[group])
+        shares_prompt = batches and batches[-1][-1] // config.group_size == group
+        tokens += lengths[row] if shares_prompt else alone
+        if not batches or tokens > config.tokens_per_microbatch:
+            batches.append([])
+            tokens = alone
+        batches[-1].append(row)
+    return batches
 
 
 # -------------------------------------------------------------------------------------------------
-# Attention and its cache
+# Forward passes: one token per row, or whole rows
 
 
-def attention(module, query, key, value, attention_mask, scaling=None, kv_cache=None, **kwargs):
-    """Causal attention, called by every layer of a transformers model.
+def forward(model, ids, positions, context, logits_to_keep=0):
+    """Logits (b, t, V) of ids (b, t), or of the last columns; context.attend does the attention."""
+    found = model.config._attn_implementation
+    assert found == "from_context", f"{found} is not our attention: load the model with load_model"
+    return model(
+        input_ids=ids,
+        position_ids=positions,
+        use_cache=False,  # transformers' own
+        logits_to_keep=logits_to_keep,
+        context=context,  # travels through the layers to `attention`
+    ).logits
 
-    query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d). Rows are
-    padded on the right, where causality hides the padding: no mask is needed.
+
+def attention(module, query, key, value, attention_mask, scaling=None, context=None, **kwargs):
+    """What every layer of a transformers model calls in place of its own attention.
+
+    query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d).
     """
     for name in ("sliding_window", "softcap", "s_aux"):
         if kwargs.get(name) is not None:
             model = module.config.name_or_path
             raise InputError(f"--model {model}: its attention needs {name}, which ours does not do")
     scaling = scaling or query.shape[-1] ** -0.5
-    if kv_cache is not None and kv_cache.positions is not None:
-        output = kv_cache.attend(module.layer_idx, query * scaling, key, value)
+    if context is None:
+        output = causal_attention(query, key, value, scaling)
     else:
-        if kv_cache is not None:
-            kv_cache.add_layer(key, value)
-        grouped = query.shape[1] != key.shape[1]
-        output = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
-        )
+        output = context.attend(module.layer_idx, query, key, value, scaling)
     return output.transpose(1, 2), None
 
 
-transformers.AttentionInterface.register("right_padded", attention)
+transformers.AttentionInterface.register("from_context", attention)
+
+
+def causal_attention(query, key, value, scaling):
+    """query (b, H, t, d), key and value (b, K, t, d) -> (b, H, t, d).
+
+    Rows are padded on the right, where causality hides the padding: no mask is needed.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+    )
 
 
 class KVCache:
@@ -174,19 +161,19 @@ class KVCache:
     def __init__(self, model, prompts):
         """Holds all but the last token of each prompt: that one is the first to be decoded."""
         self.layers = []  # per layer (blocks of keys, blocks of values), each (b, K, tokens, d)
-        self.positions = None  # (b, 1) of the newest token; None while the prompts are read
-        ids, lengths = right_pad([prompt[:-1] for prompt in prompts])  # (P, L), (P,)
-        forward(model, ids, cache=self)
-        assert self.layers, "the model lacks our attention: load it with load_model"
-        self.positions = lengths[:, None] - 1
+        ids = right_pad([prompt[:-1] for prompt in prompts])  # (P, L)
+        forward(model, ids, torch.arange(ids.shape[1], device=DEVICE)[None], self, 1)
+        layers = model.config.get_text_config().num_hidden_layers
+        if len(self.layers) != layers:
+            raise InputError(
+                f"--model {model.config.name_or_path}: ours can replace the attention of "
+                f"{len(self.layers)} of its {layers} layers, and needs all of them"
+            )
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=DEVICE)
+        self.positions = lengths[:, None] - 2  # (b, 1) of the newest token
         self.free = -ids.shape[1] % self.BLOCK  # tokens that still fit into the last blocks
         columns = torch.arange(ids.shape[1] + self.free, device=DEVICE)
         self.bias = torch.where(columns <= self.positions, 0.0, -math.inf)  # (b, tokens)
-
-    def add_layer(self, key, value):
-        """The next layer's keys and values (P, K, L, d) of the prompts."""
-        room = (0, 0, 0, -key.shape[2] % self.BLOCK)
-        self.layers.append(([F.pad(key.to(value.dtype), room)], [F.pad(value, room)]))
 
     def select(self, rows):
         """Keep the given rows (b,), in this order; a row may be named more than once."""
@@ -194,8 +181,8 @@ class KVCache:
             blocks[:] = [block.index_select(0, rows) for block in blocks]
         self.positions, self.bias = self.positions[rows], self.bias[rows]
 
-    def grow(self):
-        """Make room for one more token per row; its position (b, 1)."""
+    def decode(self, model, token):
+        """Read one more token per row, (b, 1) -> logits (b, V) of the next."""
         if self.free == 0:
             for blocks in itertools.chain(*self.layers):
                 b, K, _, d = blocks[0].shape
@@ -205,19 +192,91 @@ class KVCache:
         self.bias[:, -self.free] = 0
         self.free -= 1
         self.positions = self.positions + 1
-        return self.positions
+        return forward(model, token, self.positions, self)[:, -1]
 
-    def attend(self, layer, query, key, value):
-        """One new token per row: query (b, H, 1, d), key and value (b, K, 1, d) -> (b, H, 1, d)."""
+    def attend(self, layer, query, key, value, scaling):
+        """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""
+        if layer == len(self.layers):
+            room = (0, 0, 0, -key.shape[2] % self.BLOCK)
+            self.layers.append(([F.pad(key.to(value.dtype), room)], [F.pad(value, room)]))
+            return causal_attention(query, key, value, scaling)
         keys, values = self.layers[layer]
         for block, new in ((keys[-1], key), (values[-1], value)):
             block[:, :, -self.free - 1] = new[:, :, 0]
-        query = query.unflatten(1, (key.shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
+        query = (query * scaling).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
         scores = torch.cat([query @ block.mT for block in keys], -1)  # (b, K, H / K, tokens)
         scores += self.bias[:, None, None]
         probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
         output = sum(part @ block for part, block in zip(probs, values, strict=True))
         return output.flatten(1, 2)[:, :, None]
+
+
+class PrefixTree:
+    """All tokens of many rows at once, every distinct prefix computed once.
+
+    The rows of a group share their prompt, and often a completion's first words or all of it. What
+    a model computes at a token follows from the tokens up to it alone. So each distinct prefix is a
+    node, and every layer sees the N nodes as one long row without padding; only attention sees rows
+    again, filled from the nodes. Prefix Grouper (arXiv:2506.05433) does so for prompts.
+    """
+
+    def __init__(self, rollout, rows, config):
+        prompts = [rollout.prompts[row // config.group_size] for row in rows]
+        lengths = rollout.mask[rows].sum(1).int().tolist()
+        parts = zip(prompts, rollout.completion_ids[rows].tolist(), lengths, strict=True)
+        # Without a completion's last token, which predicts nothing.
+        ids = right_pad([prompt + tokens[: max(n - 1, 0)] for prompt, tokens, n in parts], fill=-1)
+
+        # In sorted rows, a prefix that occurred before is also the row above's: no new node.
+        ids, row = ids.unique(dim=0, return_inverse=True)  # (u, L), (b,)
+        known = F.pad((ids[1:] == ids[:-1]).cumprod(1), (0, 0, 1, 0)) > 0
+        is_new = (ids >= 0) & ~known
+        number = is_new.flatten().cumsum(0).view_as(ids) - 1
+        node = torch.where(is_new, number, 0).cummax(0).values  # (u, L) of every prefix
+        origin, column = is_new.nonzero(as_tuple=True)  # (N,) where each node is new
+        self.ids, self.positions = ids[None, origin, column], column[None]  # (1, N)
+
+        # The (n,) nodes at which a completion token is predicted, and which of them it is (b, T').
+        first = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=DEVICE)
+        places = first + torch.arange(max(lengths), device=DEVICE)
+        places = places.clamp(max=ids.shape[1] - 1)  # off the mask any will do
+        self.kept, self.states = node[row].gather(1, places).unique(return_inverse=True)
+
+        # Attention's rows, those of similar length side by side: the nodes that fill them, and
+        # where among them each node is found again.
+        lengths = (ids >= 0).sum(1).tolist()
+        self.shapes, nodes, begin, end = [], [], torch.zeros_like(ids[:, 0]), 0
+        by_length = sorted(range(len(ids)), key=lengths.__getitem__)
+        for _, alike in itertools.groupby(by_length, lambda i: int(math.log(lengths[i], 4 / 3))):
+            alike = list(alike)
+            shape = len(alike), lengths[alike[-1]]
+            self.shapes.append(shape)
+            nodes.append(node[alike, : shape[1]].flatten())
+            begin[alike] = end + shape[1] * torch.arange(shape[0], device=DEVICE)
+            end += math.prod(shape)
+        self.nodes = torch.cat(nodes)  # (M,)
+        self.home = begin[origin] + column  # (N,)
+
+    def forward(self, model):
+        """Logits (n, V) of the nodes at which a completion token is predicted."""
+        return forward(model, self.ids, self.positions, self, self.kept)[0]
+
+    def attend(self, layer, query, key, value, scaling):
+        """Of nodes: query (1, H, N, d), key and value (1, K, N, d) -> (1, H, N, d)."""
+
+        def to_rows(x):
+            filled = x[0].transpose(0, 1).index_select(0, self.nodes)  # (M, H, d)
+            parts = filled.split([math.prod(shape) for shape in self.shapes])
+            return [
+                part.unflatten(0, shape).transpose(1, 2)  # (b, H, t, d)
+                for part, shape in zip(parts, self.shapes, strict=True)
+            ]
+
+        outputs = [
+            causal_attention(*part, scaling).transpose(1, 2).flatten(0, 1)  # (b * t, H, d)
+            for part in zip(to_rows(query), to_rows(key), to_rows(value), strict=True)
+        ]
+        return torch.cat(outputs).index_select(0, self.home).transpose(0, 1)[None]
 
 
 # -------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Config:
     data: str = HfArg(default="", help="JSONL or parquet file of problems to use instead")
     eval_every: int = HfArg(default=10, help="steps between evaluations; 0: only first and last")
     eval_problems: int = HfArg(default=384, help="held-out problems, one completion each")
-    tokens_per_microbatch: int = HfArg(default=2048, help="small fits a CPU cache; padded")
+    tokens_per_microbatch: int = HfArg(default=2048, help="small fits a CPU cache")
     dtype: str = HfArg(default="auto", help="auto (bfloat16 autocast on CUDA), float32, bfloat16")
     checkpoint_every: int = HfArg(default=10, help="steps between checkpoints")
     output_dir: str = HfArg(default="", help="default: runs/<script>-seed<seed>")
@@ -114,7 +114,7 @@ def sample_groups(model, tokenizer, problems, config, generator):
         token = torch.tensor([[p[-1]] for p in prompts], device=common.DEVICE)[rows // G]  # (b, 1)
         finished = torch.zeros_like(rows, dtype=torch.bool)  # (b,)
         for t in range(T):
-            logits = common.forward(model, token, cache=cache)[:, -1]  # (b, V)
+            logits = cache.decode(model, token)  # (b, V)
             logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
             probs = logp.exp()
             cdf = probs.cumsum(-1, dtype=torch.float64)
@@ -208,18 +208,12 @@ def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
 
 def completion_logprobs(model, rollout, rows, config):
     """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
-    mask = rollout.mask[rows]
-    T = int(mask.sum(1).max())
-    mask, targets = mask[:, :T], rollout.completion_ids[rows, :T]
-    prompts = [rollout.prompts[row // config.group_size] for row in rows]
-    ids, where = common.join(prompts, targets)  # (b, L), and the (b, T') places of the targets
-    first = min(map(len, prompts))  # where the first completion begins
+    tree = common.PrefixTree(rollout, rows, config)  # what rows share is computed once
     with common.autocast(config):
-        logits = common.forward(model, ids, ids.shape[1] - first + 1)[:, :-1]
-    logits = logits.float() / config.temperature  # position t predicts token t + 1
-    ids = ids[:, first:]
-    nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
-    return -nll.gather(1, where - first) * mask
+        logits = tree.forward(model)  # (n, V) of the n distinct prefixes that predict a token
+    logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+    T = tree.states.shape[1]
+    return logp[tree.states, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
 
 
 @torch.no_grad()

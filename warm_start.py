@@ -86,7 +86,7 @@ def make_model(tokenizer, experts=0):
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-        "attn_implementation": "right_padded",  # common.py's
+        "attn_implementation": "from_context",  # common.py's
     }
     if experts:
         mixture = {"num_local_experts": experts, "num_experts_per_tok": 2}

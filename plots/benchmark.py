@@ -285,17 +285,32 @@ def matmul_rate(model, rows, backward):
     return flops / best / 1e9
 
 
-def model_flops(model, rollout, prompts_once):
-    """FLOPs that one forward over the rollout's rows needs, padding not counted."""
-    G = len(rollout.mask) // len(rollout.prompts)
-    completion = rollout.mask.sum(1).double()
-    prompt = torch.tensor([len(rollout.prompts[i // G]) for i in range(len(completion))])
+def forward_flops(model, tokens, predictions, pairs):
+    """FLOPs of a forward over so many tokens, predictions, and pairs of query and key."""
     head = model.get_output_embeddings().weight.numel()
     body = sum(wide * out for wide, out in linear_shapes(model)) - head
-    computed = completion.sum() + (prompt[::G] if prompts_once else prompt).sum()
-    attended = ((prompt + completion) * (prompt + completion + 1) / 2).sum()  # causal pairs
     width = model.config.hidden_size * model.config.num_hidden_layers
-    return (2 * body * computed + 2 * head * completion.sum() + 4 * width * attended).item()
+    return 2 * body * tokens + 2 * head * predictions + 4 * width * pairs
+
+
+def rollout_flops(model, rollout):
+    """FLOPs of a rollout: each prompt is read once, each completion token by token."""
+    n = rollout.mask.sum(1).double()
+    prompts = torch.tensor([len(prompt) for prompt in rollout.prompts]).double()
+    own = prompts.repeat_interleave(len(n) // len(prompts))  # a row's first query sees its prompt
+    pairs = (n * own + n * (n - 1) / 2).sum() + (prompts * (prompts - 1) / 2).sum()
+    return forward_flops(model, n.sum() + (prompts - 1).sum(), n.sum(), pairs).item()
+
+
+def update_flops(model, rollout, config):
+    """FLOPs of a whole update, forward and backward: every distinct prefix once."""
+    flops = 0
+    for minibatch in torch.arange(len(rollout.mask)).chunk(config.minibatches):
+        for rows in common.pack_rows(rollout, minibatch.tolist(), config):
+            tree = common.PrefixTree(rollout, rows, config)
+            pairs = (tree.positions + 1).sum().item()
+            flops += 3 * forward_flops(model, tree.ids.numel(), len(tree.kept), pairs)
+    return flops
 
 
 def against_limit(gflop_per_token, speed):
@@ -353,17 +368,17 @@ def part_phases(policies, rounds):
         speed, rollout = paired_rollouts(ours, problems, forced, rounds)
         update = paired_updates(ours, rollout, rounds)
         tokens = rollout.tokens_sampled
-        once = model_flops(ours.model, rollout, prompts_once=True) / tokens / 1e9
-        every = 3 * model_flops(ours.model, rollout, prompts_once=False) / tokens / 1e9
+        sampling = rollout_flops(ours.model, rollout) / tokens / 1e9
+        updating = update_flops(ours.model, rollout, ours.config) / tokens / 1e9
         report[name] = {
             "tokens per completion": rollout.mask.sum(1).mean().item(),
             "rollout": {
                 **compare(speed["ours"], speed["model.generate"]),
-                **against_limit(once, speed),
+                **against_limit(sampling, speed),
             },
             "update": {
                 **compare(update["ours"], update["plain padded"]),
-                **against_limit(every, update),
+                **against_limit(updating, update),
             },
         }
         for phase in ("rollout", "update"):

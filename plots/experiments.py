@@ -296,12 +296,11 @@ class Routing:
             router.register_forward_hook(lambda *args: self.routed.append(args[-1][2]))
         self.layers = len(routers)
 
-    def last(self, rows, T):
+    def last(self, rollout, rows, config):
         """Experts (layers, b, T, k) that the states which predict the completion went through."""
-        routed, self.routed = self.routed[-self.layers :], []
-        routed = torch.stack(routed).unflatten(1, (len(rows), -1))  # all tokens of the last forward
-        states = self.starts[rows, None] - 1 + torch.arange(T)  # (b, T)
-        return routed[:, torch.arange(len(rows))[:, None], states].sort(-1).values
+        routed, self.routed = torch.stack(self.routed[-self.layers :]), []  # (layers, N, k)
+        tree = common.PrefixTree(rollout, rows, config)
+        return routed[:, tree.kept[tree.states]].sort(-1).values
 
     @torch.no_grad()
     def remember(self, rollout, config):
@@ -309,17 +308,17 @@ class Routing:
             return
         shape = rollout.mask.shape
         self.before = torch.zeros(self.layers, *shape, 2, dtype=torch.long)
-        prompts = torch.tensor([len(prompt) for prompt in rollout.prompts])
-        self.starts = prompts.repeat_interleave(config.group_size)  # (B,)
         for rows in common.pack_rows(rollout, range(shape[0]), config):
-            T = grpo.completion_logprobs(self.model, rollout, rows, config).shape[1]
-            self.before[:, rows, :T] = self.last(rows, T)
+            grpo.completion_logprobs(self.model, rollout, rows, config)
+            experts = self.last(rollout, rows, config)
+            self.before[:, rows, : experts.shape[2]] = experts
 
-    def switched(self, rows, T):
+    def switched(self, rollout, rows, config):
         """(b, T): whether any layer sends a token to other experts than before the update."""
         if not self.layers:
             return None
-        return (self.last(rows, T) != self.before[:, rows, :T]).any(-1).any(0)
+        experts = self.last(rollout, rows, config)
+        return (experts != self.before[:, rows, : experts.shape[2]]).any(-1).any(0)
 
 
 class Probes:
@@ -368,7 +367,7 @@ class Probes:
     def see_completion_logprobs(self, logprobs, model, rollout, rows, config):
         self.ids = rollout.completion_ids[rows]
         self.switched = (
-            self.routing.switched(rows, logprobs.shape[1]) if logprobs.requires_grad else None
+            self.routing.switched(rollout, rows, config) if logprobs.requires_grad else None
         )
 
     def see_policy_loss(self, result, logprobs, old_logprobs, *rest):

@@ -179,6 +179,7 @@ class GradientCheck(TrainerCallback):
 
     def our_gradient(self, model, rows):
         """Runs the script's own update_policy on the rows, with an optimizer that does nothing."""
+        model.set_attn_implementation("from_context")  # common.py's
         prompts, completions, advantages = zip(*rows, strict=True)
         T = max(map(len, completions))
         ids = torch.tensor([c + [0] * (T - len(c)) for c in completions]).to(common.DEVICE)

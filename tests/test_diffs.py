@@ -158,8 +158,9 @@ MUTATIONS = {
     ),
     "reflowed and marked": lambda s: swap(
         s,
-        "mask, targets = mask[:, :T], rollout.completion_ids[rows, :T]\n",
-        "mask = mask[:, :T]\n    targets = rollout.completion_ids[rows, :T]  # <- KL: no\n",
+        "logp = F.log_softmax(logits.float() / config.temperature, dim=-1)\n    T =",
+        "logits = logits.float() / config.temperature\n"
+        "    logp = F.log_softmax(logits, dim=-1)  # <- KL: no\n    T =",
     ),
     "renamed variable": lambda s: s.replace("uniform", "noise_"),
     "renamed variable in an allowed function": lambda s: s.replace("clipped", "bounded"),

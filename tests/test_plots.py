@@ -104,19 +104,19 @@ def test_switched_tokens_of_a_mixture(tmp_path):
         alone = torch.stack(routing.routed[-routing.layers :])[:, len(prompt) - 1 : -1]
         assert torch.equal(routing.before[:, row, :n], alone.sort(-1).values)
     routing.routed = []
-    rows = [5, 0, 7]  # another order and another padding
+    rows = [5, 0, 7]  # others of their group, another order
     on = rollout.mask[rows] > 0
 
     def switched():
         T = grpo.completion_logprobs(model, rollout, rows, config).shape[1]
-        return routing.switched(rows, T)[on[:, :T]]
+        return routing.switched(rollout, rows, config)[on[:, :T]]
 
     assert not switched().any()
     with torch.no_grad():
         model.model.layers[1].mlp.gate.weight.neg_()
     assert switched().float().mean() > 0.5
     dense, _ = common.load_model("base_model")
-    assert experiments.Routing(dense).switched(rows, 12) is None
+    assert experiments.Routing(dense).switched(rollout, rows, config) is None
 
 
 def test_retries():
@@ -215,25 +215,33 @@ def test_places_on_the_map():
     }
 
 
-def test_flops_of_a_forward():
-    """Counted by hand from the base's shapes, against PyTorch's counter on full-length rows."""
+def test_flops():
+    """Of rollout and update: products against PyTorch's counter, attention by hand."""
     model, tokenizer = common.load_model("base_model")
-    config = grpo.Config(group_size=2, max_new_tokens=20)
+    config = grpo.Config(group_size=2, max_new_tokens=20, minibatches=1)
     problems = CountdownTask().sample(2, common.stream("flops"))
     end = benchmark.Endless(tokenizer)
     rollout = grpo.sample_groups(model, end, problems, config, common.torch_stream(0))
     assert rollout.mask.all()  # the end never comes
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        grpo.completion_logprobs(model, rollout, list(range(4)), config)
-    counts = counter.get_flop_counts()["Global"]
-    linear = counts[torch.ops.aten.mm]
-    found = benchmark.model_flops(model, rollout, prompts_once=False)
-    attention = found - linear
-    L, width = len(rollout.prompts[0]) + 20, 3 * 128
-    extra = 4 * 2 * 128 * len(tokenizer)  # the head also runs on each prompt's last position
-    assert attention + extra == 4 * 4 * width * L * (L + 1) / 2
+    linear = lambda counter: counter.get_flop_counts()["Global"][torch.ops.aten.mm]  # noqa: E731
+    p, n, pair = len(rollout.prompts[0]), 20, 4 * 3 * 128
+    with FlopCounterMode(display=False) as counter:
+        grpo.sample_groups(model, end, problems, config, common.torch_stream(0))
+    # Four rows and two prompts; reading a prompt predicts a token too, and throws it away.
+    pairs = 4 * sum(range(p, p + n)) + 2 * sum(range(1, p))
+    found = benchmark.rollout_flops(model, rollout)
+    assert found == linear(counter) - 2 * 2 * 128 * len(tokenizer) + pair * pairs
+
+    rollout.ref_logprobs = rollout.logprobs
+    nothing = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+    with FlopCounterMode(display=False) as counter:
+        grpo.update_policy(model, nothing, rollout, torch.ones(2, 2), config)
+    tree = common.PrefixTree(rollout, list(range(4)), config)
+    assert tree.ids.numel() < 4 * (p + n - 1) - 2 * p + 1  # both prompts are shared
+    found = benchmark.update_flops(model, rollout, config)
+    assert found == linear(counter) + 3 * pair * (tree.positions + 1).sum()
 
 
 def test_ratios_pair_neighbours():

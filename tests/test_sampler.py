@@ -130,15 +130,14 @@ def test_prompts_that_fill_their_blocks(llama_folder):
         with torch.no_grad():
             expected = plain(ids).logits[0, length - 1 :]
             cache = common.KVCache(model, [ids[0, :length].tolist()])
-            logits = [
-                common.forward(model, ids[:, [i]], cache=cache)[0, -1]
-                for i in range(length - 1, ids.shape[1])
-            ]
+            logits = [cache.decode(model, ids[:, [i]])[0] for i in range(length - 1, ids.shape[1])]
         torch.testing.assert_close(torch.stack(logits), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_cache_needs_our_attention(llama_folder):
-    """With another attention a decoded token would see itself alone, and nothing would say so."""
-    model = AutoModelForCausalLM.from_pretrained(llama_folder)
+def test_another_attention_is_refused(llama_folder):
+    """With it a decoded token would see itself alone, and in a tree all rows each other."""
+    model, _, rollout = sample(llama_folder)
     with pytest.raises(AssertionError, match="load_model"):
         common.KVCache(model, [[5, 6, 7]])
+    with pytest.raises(AssertionError, match="load_model"):
+        grpo.rollout_logprobs(model, rollout, CONFIG)

@@ -215,31 +215,56 @@ def test_micro_batches_add_up(batch, budget):
     assert_same(gradients(batch, tokens_per_microbatch=budget)[0], gradients(batch)[0])
 
 
-def packing_cost(lengths, cuts, budget):
-    """Tokens computed, padding included, and a twentieth of the budget for each micro-batch."""
-    parts = [lengths[a:b] for a, b in itertools.pairwise([0, *cuts, len(lengths)])]
-    if any(len(part) > 1 and len(part) * max(part) > budget for part in parts):
-        return math.inf
-    return sum(len(part) * max(part) + budget / 20 for part in parts)
-
-
-@pytest.mark.parametrize("budget", [1, 40, 100, 400])
+@pytest.mark.parametrize("limit", [1, 40, 100, 400])
 @pytest.mark.parametrize("seed", range(5))
-def test_packing_is_the_cheapest(budget, seed):
-    """Against all 2^9 ways to cut ten rows; each row once, none above the budget but alone."""
+def test_packing(limit, seed):
+    """Rows in order, none above the limit but alone, and no cut where one more row fits."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(1, 60, (10, 1), generator=generator)
     rollout = SimpleNamespace(prompts=[[1] * 4, [1] * 7], mask=(torch.arange(60) < sizes).float())
-    config = replace(ONE, group_size=5, tokens_per_microbatch=budget)
+    config = replace(ONE, group_size=5, tokens_per_microbatch=limit)
     batches = common.pack_rows(rollout, range(10), config)
-    assert sorted(row for batch in batches for row in batch) == list(range(10))
-    length = [int(sizes[row]) + (4 if row < 5 else 7) for row in range(10)]
-    ordered = [length[row] for batch in batches for row in batch]
-    assert ordered == sorted(length)
-    cuts = list(itertools.accumulate(map(len, batches)))[:-1]
-    ways = itertools.chain(*(itertools.combinations(range(1, 10), n) for n in range(10)))
-    best = min(packing_cost(ordered, way, budget) for way in ways)
-    assert packing_cost(ordered, cuts, budget) == pytest.approx(best)
+    assert [row for batch in batches for row in batch] == list(range(10))
+
+    def tokens(batch):
+        prompts = sum(len(rollout.prompts[group]) for group in {row // 5 for row in batch})
+        return prompts + sum(int(sizes[row]) for row in batch)
+
+    assert all(len(batch) == 1 or tokens(batch) <= limit for batch in batches)
+    for batch, after in itertools.pairwise(batches):
+        assert tokens([*batch, after[0]]) > limit
+
+
+def test_prefix_tree(batch):
+    """A node for every distinct prefix, no more; each completion token is predicted at its own."""
+    _, rollout, _, config = batch
+    rows = [7, 0, 3, 2, 11, 5, 4, 1, 23, 8]
+    ids = rollout.completion_ids.clone()
+    ids[0], ids[1, :4], ids[2, :9] = ids[3], ids[3, :4], ids[4, :9]  # equal, equal to begin with
+    mask = rollout.mask.clone()
+    mask[0] = mask[3]
+    mask[8] = 0  # as overlong filtering leaves it
+    rollout = replace(rollout, completion_ids=ids, mask=mask)
+    tree, prefixes, predicts = common.PrefixTree(rollout, rows, config), set(), {}
+    for index, row in enumerate(rows):
+        prompt, n = rollout.prompts[row // 6], int(mask[row].sum())
+        whole = (*prompt, *ids[row, :n].tolist())
+        prefixes |= {whole[:end] for end in range(1, max(len(whole), len(prompt) + 1))}
+        predicts |= {(index, t): whole[: len(prompt) + t] for t in range(n)}
+    tokens = sum(len(rollout.prompts[row // 6]) + int(mask[row].sum()) - 1 for row in rows)
+    assert len(prefixes) < 0.7 * tokens  # there is much to share
+    assert sorted((len(p) - 1, p[-1]) for p in prefixes) == sorted(
+        zip(tree.positions[0].tolist(), tree.ids[0].tolist(), strict=True)
+    )
+    found = {}
+    for place, prefix in predicts.items():
+        node = int(tree.kept[tree.states[place]])
+        assert found.setdefault(node, prefix) == prefix
+        assert (int(tree.positions[0, node]), int(tree.ids[0, node])) == (
+            len(prefix) - 1,
+            prefix[-1],
+        )
+    assert len(found) == len(set(predicts.values()))
 
 
 def test_row_order_and_padding_change_nothing(batch):
