@@ -160,7 +160,7 @@ class KVCache:
 
     def __init__(self, model, prompts):
         """Holds all but the last token of each prompt: that one is the first to be decoded."""
-        self.layers = []  # per layer (blocks of keys, blocks of values), each (b, K, tokens, d)
+        self.layers = {}  # layer: (blocks of keys, blocks of values), each (b, K, tokens, d)
         ids = right_pad([prompt[:-1] for prompt in prompts])  # (P, L)
         forward(model, ids, torch.arange(ids.shape[1], device=DEVICE)[None], self, 1)
         layers = model.config.get_text_config().num_hidden_layers
@@ -177,14 +177,14 @@ class KVCache:
 
     def select(self, rows):
         """Keep the given rows (b,), in this order; a row may be named more than once."""
-        for blocks in itertools.chain(*self.layers):
+        for blocks in itertools.chain(*self.layers.values()):
             blocks[:] = [block.index_select(0, rows) for block in blocks]
         self.positions, self.bias = self.positions[rows], self.bias[rows]
 
     def decode(self, model, token):
         """Read one more token per row, (b, 1) -> logits (b, V) of the next."""
         if self.free == 0:
-            for blocks in itertools.chain(*self.layers):
+            for blocks in itertools.chain(*self.layers.values()):
                 b, K, _, d = blocks[0].shape
                 blocks.append(blocks[0].new_zeros(b, K, self.BLOCK, d))
             self.bias = F.pad(self.bias, (0, self.BLOCK), value=-math.inf)
@@ -196,9 +196,9 @@ class KVCache:
 
     def attend(self, layer, query, key, value, scaling):
         """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""
-        if layer == len(self.layers):
+        if layer not in self.layers:
             room = (0, 0, 0, -key.shape[2] % self.BLOCK)
-            self.layers.append(([F.pad(key.to(value.dtype), room)], [F.pad(value, room)]))
+            self.layers[layer] = [F.pad(key.to(value.dtype), room)], [F.pad(value, room)]
             return causal_attention(query, key, value, scaling)
         keys, values = self.layers[layer]
         for block, new in ((keys[-1], key), (values[-1], value)):

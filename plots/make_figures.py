@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from plots import reports
+from plots.benchmark import MORE_TURNS
 from plots.effects import EFFECTS, SCRIPTS, curve, load, pass_at, tokens_at
 from plots.experiments import EXPERIMENTS
 
@@ -383,11 +384,12 @@ def draw_speed():
     grid[1].set_ylabel("thousand tokens/s")
     legend(grid[1])
     about = report["about"]
+    short = about["rounds"] * MORE_TURNS["short"]
     save(
         figure,
         "speed",
-        f"{about['threads']} threads, {about['rounds']} timed turns, medians; growth at forced "
-        "full length. python plots/benchmark.py",
+        f"{about['threads']} threads, {about['rounds']} timed turns ({short} of short), medians; "
+        "growth at forced full length. python plots/benchmark.py",
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import save_model
 from tokenizers.processors import TemplateProcessing
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
 
 import common
 import grpo
@@ -132,5 +132,18 @@ def test_attention_that_ours_lacks_is_refused(qwen_folder, tmp_path):
     config = MistralConfig(vocab_size=len(tokenizer), **shape, **heads, sliding_window=16)
     folder = save_model(tmp_path / "mistral", MistralForCausalLM(config), tokenizer)
     with pytest.raises(InputError, match=f"--model {folder}: its attention needs sliding_window"):
+        train(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_layers_without_attention_are_refused(qwen_folder, tmp_path):
+    """A convolution would mix the rows of a tree, and decode as if nothing came before."""
+    _, tokenizer = common.load_model(qwen_folder)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    layers = {"layer_types": ["conv", "full_attention"]}
+    config = Lfm2Config(vocab_size=len(tokenizer), **shape, **heads, **layers)
+    folder = save_model(tmp_path / "hybrid", Lfm2ForCausalLM(config), tokenizer)
+    with pytest.raises(InputError, match=f"--model {folder}: .* 1 of its 2 layers"):
         train(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
