@@ -215,21 +215,22 @@ def test_micro_batches_add_up(batch, budget):
     assert_same(gradients(batch, tokens_per_microbatch=budget)[0], gradients(batch)[0])
 
 
-@pytest.mark.parametrize("limit", [1, 40, 100, 400])
+@pytest.mark.parametrize("limit", [1, 40, 100, 400, "three rows"])
 @pytest.mark.parametrize("seed", range(5))
 def test_packing(limit, seed):
     """Rows in order, none above the limit but alone, and no cut where one more row fits."""
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(1, 60, (10, 1), generator=generator)
     rollout = SimpleNamespace(prompts=[[1] * 4, [1] * 7], mask=(torch.arange(60) < sizes).float())
-    config = replace(ONE, group_size=5, tokens_per_microbatch=limit)
-    batches = common.pack_rows(rollout, range(10), config)
-    assert [row for batch in batches for row in batch] == list(range(10))
 
     def tokens(batch):
         prompts = sum(len(rollout.prompts[group]) for group in {row // 5 for row in batch})
         return prompts + sum(int(sizes[row]) for row in batch)
 
+    limit = tokens([0, 1, 2]) if limit == "three rows" else limit
+    config = replace(ONE, group_size=5, tokens_per_microbatch=limit)
+    batches = common.pack_rows(rollout, range(10), config)
+    assert [row for batch in batches for row in batch] == list(range(10))
     assert all(len(batch) == 1 or tokens(batch) <= limit for batch in batches)
     for batch, after in itertools.pairwise(batches):
         assert tokens([*batch, after[0]]) > limit
