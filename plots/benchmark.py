@@ -391,6 +391,27 @@ def part_phases(policies, rounds):
     return report
 
 
+def part_sharing(policies, rounds):
+    """Of the tokens in all rows, the share that an update computes; no clock is involved."""
+    report = {}
+    for name in POLICIES:
+        config = settings(policies[name], 16, max_new_tokens=SCENARIOS[name][2])
+        ours, rows, with_prompts_once, nodes = Ours(config), 0, 0, 0
+        for turn in range(rounds):
+            rollout, _ = grpo.sample_batch(ours.model, ours.tokenizer, ours.task, config, turn)
+            for minibatch in torch.arange(len(rollout.mask)).chunk(config.minibatches):
+                for batch in common.pack_rows(rollout, minibatch.tolist(), config):
+                    groups = [row // config.group_size for row in batch]
+                    completions = rollout.mask[batch].sum().item() - len(batch)  # but for the last
+                    rows += completions + sum(len(rollout.prompts[g]) for g in groups)
+                    with_prompts_once += completions
+                    with_prompts_once += sum(len(rollout.prompts[g]) for g in set(groups))
+                    nodes += common.PrefixTree(rollout, batch, config).ids.numel()
+        report[name] = {"prompts once": with_prompts_once / rows, "prefixes once": nodes / rows}
+        print(f"tokens computed, {name}: {report[name]}", flush=True)
+    return report
+
+
 def part_growth(rounds):
     """Rollout and update against group size, completion length and model width, at full length."""
     report = {"group size": {}, "completion length": {}, "model width": {}}
@@ -479,7 +500,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ["step", "phases", "growth", "memory"]
+    parts = ["step", "phases", "sharing", "growth", "memory"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
@@ -509,6 +530,7 @@ def main():
             run = {
                 "step": lambda: part_step(policies, args.rounds),
                 "phases": lambda: part_phases(policies, args.rounds),
+                "sharing": lambda: part_sharing(policies, args.rounds),
                 "growth": lambda: part_growth(args.rounds),
                 "memory": lambda: part_memory(policies),
             }
