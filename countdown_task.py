@@ -1,12 +1,8 @@
 """Countdown: combine every given number exactly once with + - * / to reach a target.
 
 Problems, the prompt, an exact verifier and the reward components. Nothing here knows about RL.
-
-    python countdown_task.py 3 7 12 --target 33                 # what the base model writes
-    python countdown_task.py 3 7 12 --target 33 --model runs/grpo-seed1/checkpoint
 """
 
-import argparse
 import ast
 import hashlib
 import json
@@ -46,8 +42,7 @@ def prompt_text(problem):
     return PROMPT.format(numbers=f"[{numbers}]", target=problem.target)
 
 
-# -------------------------------------------------------------------------------------------------
-# Problems
+# ---- Problems -----------------------------------------------------------------------------------
 
 
 def is_held_out(problem):
@@ -72,9 +67,12 @@ class CountdownTask:
             raise InputError(
                 f"--min_target {min_target} --max_target {max_target}: need 1 <= min <= max"
             )
-        self.operands, self.max_number = operands, max_number
-        self.min_target, self.max_target = min_target, max_target
+        self.operands = operands
+        self.max_number = max_number
+        self.min_target = min_target
+        self.max_target = max_target
         self.pool = read_problems(data) if data else None
+        self.sample(1, random.Random(0))  # is there anything to train on?
 
     def sample(self, count, rng, held_out=False):
         """`count` problems of one split, drawn with the given random.Random."""
@@ -185,8 +183,7 @@ def solve(problem):
     return found[1:-1] if found and found.startswith("(") else found
 
 
-# -------------------------------------------------------------------------------------------------
-# The verifier: exact, total (any text gets a verdict), never eval
+# ---- The verifier: exact, total (any text gets a verdict), never eval ---------------------------
 
 
 def extract_answer(completion):
@@ -229,8 +226,7 @@ def is_correct(completion, problem):
     return value == problem.target and sorted(numbers) == sorted(problem.numbers)
 
 
-# -------------------------------------------------------------------------------------------------
-# Reward components: (completion, problem) -> float. All values are exact in float32.
+# ---- Reward components: (completion, problem) -> float. All values are exact in float32. --------
 
 
 def answer_reward(completion, problem):
@@ -255,52 +251,3 @@ def brevity_reward(completion, problem):
 
 
 REWARDS = {"answer": answer_reward, "format": format_reward, "brevity": brevity_reward}
-
-
-# -------------------------------------------------------------------------------------------------
-# Play: what does a model write for this problem, and what does the verifier say?
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("numbers", type=int, nargs="+", help="the numbers, for example 3 7 12")
-    parser.add_argument("--target", type=int, required=True, help="the number to reach")
-    parser.add_argument("--model", default="base_model", help="model folder or hub id")
-    parser.add_argument("--samples", type=int, default=1, help="completions to draw")
-    parser.add_argument("--temperature", type=float, default=1.0, help="of sampling")
-    parser.add_argument("--max_new_tokens", type=int, default=256, help="budget of a completion")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling")
-    args = parser.parse_args()
-    if not 2 <= len(args.numbers) <= 6 or min([*args.numbers, args.target]) < 1:
-        parser.error("give 2 to 6 numbers, and make them and --target positive")
-    if args.samples < 1 or args.max_new_tokens < 1 or args.temperature <= 0:
-        parser.error("--samples, --max_new_tokens and --temperature must be positive")
-    problem = Problem(tuple(args.numbers), args.target)
-
-    import common  # here, because both import this file
-    import grpo
-
-    try:
-        model, tokenizer = common.load_model(args.model)
-        config = grpo.Config(
-            group_size=args.samples,
-            temperature=args.temperature,
-            max_new_tokens=args.max_new_tokens,
-        )
-        generator = common.torch_stream(args.seed, "play")
-        rollout = grpo.sample_groups(model, tokenizer, [problem], config, generator)
-    except common.InputError as error:  # run as a script, this file's own InputError is another
-        parser.error(str(error))
-    print(prompt_text(problem))
-    for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
-        print(f"\n<think>{completion}\n")
-        verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
-        print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
-    solution = solve(problem)
-    print(f"\na true solution: {solution}" if solution else "\nthis problem has no solution")
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,7 @@ Coordinates on the six axes:
     clip width    symmetric, 0.2
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
-    advantage     reward components pooled, then normalised per group
+    advantage     reward components pooled, minus the group's mean
     sampling      static groups
 
 vs grpo.py: this is the hub; every other script is this file with its axes moved.
@@ -20,55 +20,61 @@ Not implemented: refreshing the reference model, process supervision, several ep
 """
 
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import torch
 import torch.nn.functional as F
-from transformers.hf_argparser import HfArg
 
 import common
+import engine
 import run_log
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
+from run_log import option
 
 
 @dataclass
 class Config:
-    model: str = HfArg(default="base_model", help="model folder or Hugging Face hub id")
-    seed: int = HfArg(default=1, help="seed of problems and sampling")
-    steps: int = HfArg(default=30, help="rollouts; each is followed by `minibatches` updates")
-    prompts_per_step: int = HfArg(default=16, help="P: prompts per rollout")
-    group_size: int = HfArg(default=16, help="G: completions per prompt")
-    minibatches: int = HfArg(default=4, help="optimizer steps per rollout; at 1 no ratio leaves 1")
-    max_new_tokens: int = HfArg(default=256, help="T: generation budget, in tokens")
-    temperature: float = HfArg(default=1.0, help="of sampling and of every log-prob")
-    learning_rate: float = HfArg(default=2e-4, help="AdamW, constant; 1e-6 for 1B weights")
-    max_grad_norm: float = HfArg(default=1.0, help="gradients are scaled down to this norm")
-    clip_low: float = HfArg(default=0.2, help="below 1 - clip_low: clipped")
-    clip_high: float = HfArg(default=0.2, help="above 1 + clip_high: clipped")
-    kl_coef: float = HfArg(default=0.04, help="beta: weight of the KL to the reference")
-    reward_components: list[str] = HfArg(default_factory=lambda: ["answer", "format"], help="K")
-    reward_weights: list[float] = HfArg(default_factory=lambda: [1.0, 0.1], help="one for each")
-    operands: int = HfArg(default=3, help="numbers per problem")
-    max_number: int = HfArg(default=12, help="numbers run from 1 to this")
-    min_target: int = HfArg(default=10, help="smallest target")
-    max_target: int = HfArg(default=60, help="largest target")
-    data: str = HfArg(default="", help="JSONL or parquet file of problems to use instead")
-    eval_every: int = HfArg(default=10, help="steps between evaluations; 0: only first and last")
-    eval_problems: int = HfArg(default=384, help="held-out problems, one completion each")
-    tokens_per_microbatch: int = HfArg(default=2048, help="small fits a CPU cache")
-    dtype: str = HfArg(default="auto", help="auto (bfloat16 autocast on CUDA), float32, bfloat16")
-    checkpoint_every: int = HfArg(default=10, help="steps between checkpoints")
-    output_dir: str = HfArg(default="", help="default: runs/<script>-seed<seed>")
-    resume: bool = HfArg(default=False, help="continue the run in output_dir")
-    overwrite: bool = HfArg(default=False, help="replace the run in output_dir")
+    # Model
+    model: str = option("base_model", "model folder or Hugging Face hub id")
+    dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    # Sampling
+    prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
+    group_size: int = option(16, "G: completions per prompt", at_least=2)
+    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
+    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    # Optimisation
+    steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
+    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
+    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    # This algorithm
+    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
+    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
+    kl_coef: float = option(0.04, "beta: weight of the KL to the reference")
+    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    # Task
+    operands: int = option(3, "numbers per problem")
+    max_number: int = option(12, "numbers run from 1 to this")
+    min_target: int = option(10, "smallest target")
+    max_target: int = option(60, "largest target")
+    data: str = option("", "JSONL or parquet file of problems to use instead")
+    # Run
+    seed: int = option(1, "seed of problems and sampling")
+    eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
+    eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
+    checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
+    output_dir: str = option("", "default: runs/<script>-seed<seed>")
+    resume: bool = option(False, "continue the run in output_dir")
+    overwrite: bool = option(False, "replace the run in output_dir")
 
 
 @dataclass
 class Rollout:
-    """P prompts, G completions each; rows B = P * G, prompt by prompt; T = max_new_tokens."""
+    """P problems, G completions each: B = P * G rows, problem by problem; T = max_new_tokens."""
 
-    problems: list[Problem]  # P
-    prompts: list[list[int]]  # P lists of token ids
+    problems: list[Problem]  # B, each G times
+    prompts: list[list[int]]  # B lists of token ids
     completions: list[str]  # B texts
     completion_ids: torch.Tensor  # (B, T)
     mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it
@@ -81,59 +87,80 @@ class Rollout:
     ref_logprobs: torch.Tensor | None = None  # (B, T) under the reference model
 
 
-# -------------------------------------------------------------------------------------------------
-# Sampling
+# ---- Sampling -----------------------------------------------------------------------------------
+
+
+def sample_tokens(logp, uniform):
+    """One token per row: torch.multinomial(logp.exp(), 1), but with its random numbers given.
+
+    logp (b, V), uniform (b, 1) in [0, 1) -> (b, 1): the first token whose CDF exceeds uniform.
+    """
+    cdf = logp.exp().cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)
 
 
 @torch.no_grad()
-def sample_groups(model, tokenizer, problems, config, generator):
-    """Sample config.group_size completions per problem at config.temperature, full vocabulary.
+def generate(model, tokenizer, prompts, config, generator):
+    """One completion for each of B prompts: ids, mask, log-probs and entropy, all (B, T).
 
-    One uniform number per (row, position), drawn up front, decides every token by inverting the
-    CDF: what a row samples does not depend on which other rows are still running.
+    One uniform number per (row, position), drawn up front, decides every token: what a row samples
+    does not depend on which other rows are still running.
     """
-    P, G, T = len(problems), config.group_size, config.max_new_tokens
-    prompts = common.encode_prompts(model, tokenizer, problems, config)
-    uniform = torch.rand(P * G, T, generator=generator, dtype=torch.float64).to(common.DEVICE)
-    completion_ids = torch.zeros(P * G, T, dtype=torch.long, device=common.DEVICE)
-    logprobs = torch.zeros(P * G, T, device=common.DEVICE)
-    entropy = torch.zeros(P * G, T, device=common.DEVICE)
-
+    B, T = len(prompts), config.max_new_tokens
+    uniform = torch.rand(B, T, generator=generator, dtype=torch.float64).to(common.DEVICE)
+    ids = torch.zeros(B, T, dtype=torch.long, device=common.DEVICE)
+    logprobs = torch.zeros(B, T, device=common.DEVICE)
+    entropy = torch.zeros(B, T, device=common.DEVICE)
+    rows = torch.arange(B, device=common.DEVICE)  # rows still in the batch, (b,)
+    token = torch.tensor([[prompt[-1]] for prompt in prompts], device=common.DEVICE)  # (b, 1)
+    finished = torch.zeros(B, dtype=torch.bool, device=common.DEVICE)
     with common.autocast(config):
-        # Prefill each prompt once, then share its keys and values out to its group.
-        cache = common.KVCache(model, prompts)
-        rows = torch.arange(P * G, device=common.DEVICE)  # rows still in the batch, (b,)
-        cache.select(rows // G)
-        token = torch.tensor([[p[-1]] for p in prompts], device=common.DEVICE)[rows // G]  # (b, 1)
-        finished = torch.zeros_like(rows, dtype=torch.bool)  # (b,)
+        cache = engine.KVCache(model, prompts)  # equal prompts are computed once
         for t in range(T):
             logits = cache.decode(model, token)  # (b, V)
             logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
-            probs = logp.exp()
-            cdf = probs.cumsum(-1, dtype=torch.float64)
-            token = torch.searchsorted(cdf, uniform[rows, t, None] * cdf[:, -1:], right=True)
-            completion_ids[rows, t] = token[:, 0]
+            token = sample_tokens(logp, uniform[rows, t, None])
+            ids[rows, t] = token[:, 0]
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
-            entropy[rows, t] = -(probs * logp).sum(-1)
-            finished |= token[:, 0] == tokenizer.eos_token_id
-            if finished.all():
+            entropy[rows, t] = -(logp.exp() * logp).sum(-1)
+            finished[rows] |= token[:, 0] == tokenizer.eos_token_id
+            running = (~finished[rows]).nonzero()[:, 0]
+            if len(running) == 0:
                 break
-            if finished.float().mean() > 0.1:  # drop finished rows a block at a time
-                keep = (~finished).nonzero()[:, 0]
-                rows, token, finished = rows[keep], token[keep], finished[keep]
-                cache.select(keep)
+            if 10 * len(running) < 9 * len(rows):  # drop finished rows a tenth at a time
+                rows = rows[running]
+                token = token[running]
+                cache.select(running)
 
-    is_eos = (completion_ids == tokenizer.eos_token_id).long()
+    is_eos = (ids == tokenizer.eos_token_id).long()
     mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
+    return ids, mask, logprobs * mask, entropy * mask
+
+
+def sample_groups(model, tokenizer, problems, config, generator):
+    """config.group_size completions of each of P problems, judged by the verifier -> Rollout."""
+    encoded = common.encode_prompts(model, tokenizer, problems, config)  # P lists of token ids
+    asked = [problem for problem in problems for _ in range(config.group_size)]  # B
+    prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
+    ids, mask, logprobs, entropy = generate(model, tokenizer, prompts, config, generator)
     completions = [
-        tokenizer.decode(ids[:n], skip_special_tokens=True)
-        for ids, n in zip(completion_ids.tolist(), mask.sum(1).long().tolist(), strict=True)
+        tokenizer.decode(row[:length], skip_special_tokens=True)
+        for row, length in zip(ids.tolist(), mask.sum(1).long().tolist(), strict=True)
     ]
-    correct = [is_correct(text, problems[i // G]) for i, text in enumerate(completions)]
-    truncated, correct = 1 - is_eos.amax(1), torch.tensor(correct, dtype=torch.long)
-    logprobs, entropy, counts = logprobs * mask, entropy * mask, (len(mask), int(mask.sum()))
-    rollout = problems, prompts, completions, completion_ids, mask, logprobs, entropy
-    return Rollout(*rollout, truncated, correct, *counts)
+    correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
+    return Rollout(
+        problems=asked,
+        prompts=prompts,
+        completions=completions,
+        completion_ids=ids,
+        mask=mask,
+        logprobs=logprobs,
+        entropy=entropy,
+        truncated=1 - (ids == tokenizer.eos_token_id).long().amax(1),
+        correct=torch.tensor(correct, dtype=torch.long),
+        completions_sampled=len(mask),
+        tokens_sampled=int(mask.sum()),
+    )
 
 
 def sample_batch(model, tokenizer, task, config, step):
@@ -141,21 +168,19 @@ def sample_batch(model, tokenizer, task, config, step):
     problems = task.sample(config.prompts_per_step, common.stream(config.seed, "problems", step))
     generator = common.torch_stream(config.seed, "sampling", step)
     rollout = sample_groups(model, tokenizer, problems, config, generator)
-    return rollout, compute_rewards(problems, rollout.completions, config)
+    return rollout, compute_rewards(rollout.problems, rollout.completions, config)
 
 
-# -------------------------------------------------------------------------------------------------
-# Reward, advantage, loss
+# ---- Reward, advantage, loss --------------------------------------------------------------------
 
 
 def compute_rewards(problems, completions, config):
     """Raw reward components (P, G, K), in the order of config.reward_components."""
-    G = len(completions) // len(problems)
     rewards = [
-        [REWARDS[name](text, problems[i // G]) for name in config.reward_components]
-        for i, text in enumerate(completions)
+        [REWARDS[name](text, problem) for name in config.reward_components]
+        for text, problem in zip(completions, problems, strict=True)
     ]
-    return torch.tensor(rewards).view(len(problems), G, -1)
+    return torch.tensor(rewards).view(-1, config.group_size, len(config.reward_components))
 
 
 def compute_advantages(rewards, config):
@@ -169,7 +194,7 @@ def compute_advantages(rewards, config):
 
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
-    """Per-token loss (B, T) from log-probs (B, T) and advantages (B, 1); and what to log."""
+    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
@@ -194,46 +219,45 @@ def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
     return per_sequence.sum() / num_sequences
 
 
-# -------------------------------------------------------------------------------------------------
-# Update
+# ---- Update -------------------------------------------------------------------------------------
 
 
 def completion_logprobs(model, rollout, rows, config):
     """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
-    tree = common.PrefixTree(rollout, rows, config)  # what rows share is computed once
     with common.autocast(config):
-        logits = tree.forward(model)  # (n, V) of the n distinct prefixes that predict a token
+        logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
     logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
-    T = tree.states.shape[1]
-    return logp[tree.states, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
+    T = prefix.shape[1]  # token t of row i follows prefix[i, t], one of n distinct prefixes
+    return logp[prefix, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
 
 
 @torch.no_grad()
-def rollout_logprobs(model, rollout, config):
-    """Log-probs (B, T) of a whole rollout, without gradient."""
-    logprobs = torch.zeros_like(rollout.logprobs)
-    for rows in common.pack_rows(rollout, range(len(logprobs)), config):
-        values = completion_logprobs(model, rollout, rows, config)
-        logprobs[rows, : values.shape[1]] = values
-    return logprobs
+def over_rollout(function, model, rollout, config):
+    """function(model, rollout, rows, config) of a whole rollout, (B, T), without gradient."""
+    values = torch.zeros_like(rollout.mask)
+    for rows in engine.pack_rows(rollout, range(len(values)), config):
+        part = function(model, rollout, rows, config)  # (b, T')
+        values[rows, : part.shape[1]] = part
+    return values
 
 
 def update_policy(model, optimizer, rollout, advantages, config):
-    """Several optimizer steps on one rollout, whole groups in each; advantages (P, G)."""
-    advantages = advantages.reshape(-1, 1).to(common.DEVICE)  # (B, 1)
-    metrics = common.TokenMetrics()
+    """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
+    advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
+    metrics = run_log.TokenMetrics()
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
-        num_sequences, num_tokens = len(minibatch), rollout.mask[minibatch].sum()
-        for rows in common.pack_rows(rollout, minibatch.tolist(), config):
+        num_tokens = rollout.mask[minibatch].sum()
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
             logprobs = completion_logprobs(model, rollout, rows, config)  # (b, T')
             T = logprobs.shape[1]
             mask = rollout.mask[rows, :T]
             old = rollout.logprobs[rows, :T]
             ref = rollout.ref_logprobs[rows, :T]
-            token_loss, stats = policy_loss(logprobs, old, ref, advantages[rows], mask, config)
-            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
+            A = advantages[rows, :T]
+            token_loss, stats = policy_loss(logprobs, old, ref, A, mask, config)
+            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
             metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -243,58 +267,42 @@ def update_policy(model, optimizer, rollout, advantages, config):
     return metrics.summary()
 
 
-# -------------------------------------------------------------------------------------------------
-# Evaluation, training
+# ---- Evaluation, training -----------------------------------------------------------------------
 
 
 def evaluate(model, tokenizer, problems, config):
-    """One completion per held-out problem, from a random stream that training never touches."""
-    config = replace(config, group_size=1)
-    generator, chunk = common.torch_stream(config.seed, "evaluation"), 256
-    correct, lengths, truncated, samples = [], [], [], []
-    for start in range(0, len(problems), chunk):
-        part = problems[start : start + chunk]
-        rollout = sample_groups(model, tokenizer, part, config, generator)
-        correct += rollout.correct.tolist()
-        lengths += rollout.mask.sum(1).tolist()
-        truncated += rollout.truncated.tolist()
-        samples += zip(part, rollout.completions, rollout.correct.tolist(), strict=True)
-    metrics = {"accuracy": fmean(correct), "length": fmean(lengths), "truncated": fmean(truncated)}
-    samples = [
-        {"numbers": p.numbers, "target": p.target, "right": bool(right), "completion": text}
-        for p, text, right in samples[:8]
-    ]
-    return {**metrics, "problems": len(problems)}, samples
+    """Rollouts of one completion per problem, from a random stream that training never touches."""
+    one_each = replace(config, group_size=1)
+    generator = common.torch_stream(config.seed, "evaluation")
+    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
 
 
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = run_log.Run(config, __file__)
-    torch.manual_seed(config.seed)
     task = CountdownTask(
         config.operands, config.max_number, config.min_target, config.max_target, config.data
     )
-    task.sample(1, common.stream("is there anything to train on?"))
     held_out = task.held_out(config.eval_problems)
-    model, tokenizer = run.load()
-    common.encode_prompts(model, tokenizer, held_out, config)  # do they fit?
-    reference = common.load_model(config.model)[0]
+    model, tokenizer = run.load(held_out)
+    reference, _ = common.load_model(config.model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
-    for step in run.steps(model, tokenizer, optimizer):
+    for step in run.steps(model, tokenizer, optimizer=optimizer):
         if step > 0:
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
-            advantages = compute_advantages(rewards, config)
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
-                rollout.logprobs = rollout_logprobs(model, rollout, config)
-            rollout.ref_logprobs = rollout_logprobs(reference, rollout, config)
+                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
+            advantages = compute_advantages(rewards, config)
             update = update_policy(model, optimizer, rollout, advantages, config)
             run.lap("updating")
-            run.log(step, {**common.describe(rollout, rewards, config), **update})
+            run.log(step, {**run_log.describe(rollout, rewards, config), **update})
         if step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0):
-            run.log_evaluation(step, *evaluate(model, tokenizer, held_out, config))
+            run.log_evaluation(step, evaluate(model, tokenizer, held_out, config))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run as its user sees it: command line, folder, log, console, checkpoints, Ctrl-C."""
+"""A run as its user sees it: options, folder, log, metrics, console, checkpoints, Ctrl-C."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -13,24 +14,43 @@ from pathlib import Path
 import torch
 import transformers
 
-from common import DEVICE, load_model
-from countdown_task import REWARDS, InputError
+import common
+from common import DEVICE
+from countdown_task import InputError
+
+# ---- Options: the fields of a script's Config ---------------------------------------------------
 
 
-def launch(train, config_class, description):
-    """Parse the command line into config_class and train; bad input becomes one clear line."""
+def option(default, help, **bounds):
+    """A field of a script's Config: its default, its line in --help, and its bounds.
+
+    at_least, above: a number; choices: a container; at_most, divides, one_for_each: the name of
+    another option. `check_config` enforces them.
+    """
+    metadata = {"help": help, "bounds": bounds}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse_options(config_class, description=None, words=None):
+    """A config_class from the words of a command line, sys.argv if None."""
+
+    def without_bounds(field):  # the parser hands all metadata to argparse
+        default = {"default": field.default, "default_factory": field.default_factory}
+        help = {"help": field.metadata["help"]}
+        return field.name, field.type, dataclasses.field(**default, metadata=help)
+
+    fields = [without_bounds(field) for field in dataclasses.fields(config_class)]
     parser = transformers.HfArgumentParser(
-        config_class, description=description, formatter_class=HelpFormatter
+        dataclasses.make_dataclass(config_class.__name__, fields),
+        description=description,
+        formatter_class=HelpFormatter,
     )
-    config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    options, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:
         parser.error(f"unknown option {' '.join(unknown)}; --help lists the options")
-    try:
-        train(config)
-    except InputError as error:
-        sys.exit(f"{parser.prog}: {error}")
-    except KeyboardInterrupt:
-        sys.exit(f"{parser.prog}: stopped")
+    return config_class(**vars(options))
 
 
 class HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
@@ -39,38 +59,40 @@ class HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
 
 
 def check_config(config):
-    """One clear line for the first option that cannot work."""
-    at_least = dict.fromkeys(["steps", "eval_every", "clip_low", "clip_high"], 0)
-    at_least |= dict.fromkeys(["prompts_per_step", "minibatches", "max_new_tokens"], 1)
-    at_least |= dict.fromkeys(["eval_problems", "tokens_per_microbatch", "checkpoint_every"], 1)
-    at_least |= {"group_size": 2, "max_refills": 0, "overlong_cache": 1}  # the last two: dapo.py
-    for name, low in at_least.items():
-        if getattr(config, name, low) < low:
-            raise InputError(f"--{name} {getattr(config, name)}: at least {low}")
-    for name in ("temperature", "learning_rate", "max_grad_norm"):
-        if not 0 < getattr(config, name) < math.inf:
-            raise InputError(f"--{name} {getattr(config, name)}: a number greater than 0")
-    if config.prompts_per_step % config.minibatches:
-        raise InputError(
-            f"--minibatches {config.minibatches}: must divide --prompts_per_step "
-            f"{config.prompts_per_step}, so that groups stay whole"
-        )
-    if getattr(config, "overlong_cache", 0) > config.max_new_tokens:
-        raise InputError(
-            f"--overlong_cache {config.overlong_cache}: at most --max_new_tokens "
-            f"{config.max_new_tokens}, of which it is the last part"
-        )
-    if config.dtype not in ("auto", "float32", "bfloat16"):
-        raise InputError(f"--dtype {config.dtype}: auto, float32 or bfloat16")
-    for name in config.reward_components:
-        if name not in REWARDS:
-            raise InputError(f"--reward_components {name}: choose from {', '.join(REWARDS)}")
-    if len(config.reward_weights) != len(config.reward_components):
-        raise InputError("--reward_weights: give one number for each of --reward_components")
+    """One clear line for the first option that is out of its bounds."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        named = f"--{field.name} {value}"
+        for rule, bound in field.metadata["bounds"].items():
+            if rule == "at_least" and not value >= bound:
+                raise InputError(f"{named}: at least {bound}")
+            if rule == "above" and not bound < value < math.inf:
+                raise InputError(f"{named}: a number greater than {bound}")
+            if rule == "choices":
+                for name in value if isinstance(value, list) else [value]:
+                    if name not in bound:
+                        allowed = ", ".join(bound)
+                        raise InputError(f"--{field.name} {name}: choose from {allowed}")
+            if rule == "at_most" and value > getattr(config, bound):
+                raise InputError(f"{named}: at most --{bound} {getattr(config, bound)}")
+            if rule == "divides" and (value < 1 or getattr(config, bound) % value):
+                raise InputError(f"{named}: must divide --{bound} {getattr(config, bound)}")
+            if rule == "one_for_each" and len(value) != len(getattr(config, bound)):
+                raise InputError(f"--{field.name}: give one number for each of --{bound}")
 
 
-# -------------------------------------------------------------------------------------------------
-# A run: its folder, log, console, checkpoints, Ctrl-C
+def launch(train, config_class, description):
+    """Parse the command line into config_class and train; bad input becomes one clear line."""
+    program = Path(sys.argv[0]).name
+    try:
+        train(parse_options(config_class, description))
+    except InputError as error:
+        sys.exit(f"{program}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{program}: stopped")
+
+
+# ---- A run: its folder, log, console, checkpoints, Ctrl-C ---------------------------------------
 
 COLUMNS = {  # metric -> (header, format)
     "reward": ("reward", "6.3f"),
@@ -98,12 +120,16 @@ class Run:
 
     def __init__(self, config, script):
         check_config(config)
-        self.config, self.name, self.stop = config, Path(script).stem, False
+        self.config = config
+        self.name = Path(script).stem
+        self.stop = False  # set by Ctrl-C
         self.path = Path(config.output_dir or f"runs/{self.name}-seed{config.seed}")
         self.checkpoint = self.path / "checkpoint"
         settings = {"script": self.name, **dataclasses.asdict(config)}
         self.settings = {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
-        self.done, self.tokens, self.evaluations = -1, 0, []
+        self.done = -1  # the last step of the checkpoint
+        self.tokens = 0  # generated so far
+        self.evaluations = []
         file = self.path / "config.json"
         saved = json.loads(file.read_text()) if file.exists() else {}
         if config.resume and config.overwrite:
@@ -121,7 +147,8 @@ class Run:
                 os.replace(self.path / "checkpoint.old", self.checkpoint)  # killed while saving
             if self.checkpoint.exists():
                 state = json.loads((self.checkpoint / "state.json").read_text())
-                self.done, self.tokens = state["step"], state["tokens"]
+                self.done = state["step"]
+                self.tokens = state["tokens"]
         elif "script" in saved and not config.overwrite:
             raise InputError(
                 f"{self.path} holds a run: add --resume or --overwrite, or another --output_dir"
@@ -129,12 +156,22 @@ class Run:
         elif "script" not in saved and any(f.suffix != ".part" for f in self.path.glob("*")):
             raise InputError(f"--output_dir {self.path}: holds other files; choose a new folder")
 
-    def load(self):
-        """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model."""
-        return load_model(str(self.checkpoint) if self.done >= 0 else self.config.model)
+    def load(self, problems):
+        """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model.
 
-    def steps(self, model, tokenizer, optimizer):
-        """Yields the steps to do (0: only evaluate) and saves. Ctrl-C saves after the step."""
+        The prompts of `problems` and a whole completion must fit its context.
+        """
+        name = str(self.checkpoint) if self.done >= 0 else self.config.model
+        model, tokenizer = common.load_model(name)
+        common.encode_prompts(model, tokenizer, problems, self.config)
+        return model, tokenizer
+
+    def steps(self, model, tokenizer, **parts):
+        """Yields the steps to do (0: only evaluate) and saves. Ctrl-C saves after the step.
+
+        parts: what a checkpoint holds beside model and tokenizer, by name: the optimizer, and
+        anything else with state_dict and load_state_dict.
+        """
         if self.config.overwrite:
             shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -143,9 +180,8 @@ class Run:
             kept = [row for row in read_jsonl(self.path / name) if row["step"] <= self.done]
             write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
             self.evaluations += [row for row in kept if "eval_accuracy" in row]
-        if self.done >= 0:
-            state = torch.load(self.checkpoint / "optimizer.pt", weights_only=True)
-            optimizer.load_state_dict(state)
+        for name, part in parts.items() if self.done >= 0 else ():
+            part.load_state_dict(torch.load(self.checkpoint / f"{name}.pt", weights_only=True))
         size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         print(
             f"{self.name}: {self.config.model}, {size:.2f}M parameters, {DEVICE.type}, "
@@ -158,11 +194,12 @@ class Run:
         previous = signal.signal(signal.SIGINT, self._interrupt)
         try:
             for step in range(self.done + 1, self.config.steps + 1):
-                self.lap_started, self.laps = time.perf_counter(), {}
+                self.laps = {}
+                self.lap_started = time.perf_counter()
                 yield step
                 last = step == self.config.steps
                 if step % self.config.checkpoint_every == 0 or last or self.stop:
-                    self._save(step, model, tokenizer, optimizer)
+                    self._save(step, model, tokenizer, parts)
                 if self.stop and not last:
                     sys.exit(f"stopped after step {step}; add --resume to go on")
         finally:
@@ -177,7 +214,8 @@ class Run:
     def lap(self, phase):
         """Time since the step began or the last lap goes to `phase`."""
         now = time.perf_counter()
-        self.laps[f"seconds_{phase}"], self.lap_started = now - self.lap_started, now
+        self.laps[f"seconds_{phase}"] = now - self.lap_started
+        self.lap_started = now
 
     def log(self, step, metrics):
         """Append one step to metrics.jsonl and print one aligned line."""
@@ -198,12 +236,23 @@ class Run:
         left = self.pace * (self.config.steps - step)
         print(f"{step:4d}  " + "  ".join(cells) + f"  {left / 60:6.1f} min", flush=True)
 
-    def log_evaluation(self, step, metrics, samples):
-        """Append held-out results to metrics.jsonl and a few transcripts to samples.jsonl."""
+    def log_evaluation(self, step, rollouts):
+        """Append held-out results to metrics.jsonl and a few transcripts to samples.jsonl.
+
+        rollouts hold one completion per held-out problem.
+        """
+        evaluated = [part for rollout in rollouts for part in transcripts(rollout)]
+        truncated = [value for rollout in rollouts for value in rollout.truncated.tolist()]
+        metrics = {
+            "accuracy": statistics.fmean(part["right"] for part in evaluated),
+            "length": sum(rollout.tokens_sampled for rollout in rollouts) / len(evaluated),
+            "truncated": statistics.fmean(truncated),
+            "problems": len(evaluated),
+        }
         row = {"step": step, **{f"eval_{name}": value for name, value in metrics.items()}}
         self.evaluations.append(row)
         self._append("metrics.jsonl", row)
-        for sample in samples:
+        for sample in evaluated[:8]:
             self._append("samples.jsonl", {"step": step, **sample})
         print(
             f"{step:4d}  held-out: {accuracy_text(metrics)} right of "
@@ -218,13 +267,14 @@ class Run:
         with open(self.path / name, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
-    def _save(self, step, model, tokenizer, optimizer):
+    def _save(self, step, model, tokenizer, parts):
         """checkpoint/ is replaced by renaming, so that it is whole at every moment."""
         new, current, old = (self.path / f"checkpoint{end}" for end in (".new", "", ".old"))
         shutil.rmtree(new, ignore_errors=True)
         model.save_pretrained(new)
         tokenizer.save_pretrained(new)
-        torch.save(optimizer.state_dict(), new / "optimizer.pt")
+        for name, part in parts.items():
+            torch.save(part.state_dict(), new / f"{name}.pt")
         write_text(new / "state.json", json.dumps({"step": step, "tokens": self.tokens}))
         shutil.rmtree(old, ignore_errors=True)
         if current.exists():
@@ -246,9 +296,103 @@ class Run:
         print(
             f"{self.tokens:,} tokens generated, {minutes:.1f} minutes, peak memory "
             f"{peak_memory_mb():.0f} MB\nlog: {self.path}/metrics.jsonl, transcripts: "
-            f"{self.path}/samples.jsonl\ntry the model: python countdown_task.py 3 7 12 "
+            f"{self.path}/samples.jsonl\ntry the model: python -m tools.play 3 7 12 "
             f"--target 33 --model {self.path}/checkpoint"
         )
+
+
+# ---- Metrics ------------------------------------------------------------------------------------
+
+FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
+
+
+class TokenMetrics:
+    """Means over the completion tokens of all minibatches; for `ratio` also the extremes."""
+
+    def __init__(self):
+        self.sums = {}
+        self.count = 0  # tokens
+        self.lowest_ratio = 1.0
+        self.highest_ratio = 1.0
+        self.forks = 0
+        self.forks_clipped = 0
+        self.grad_norms = []
+
+    def add(self, metrics, mask, entropy):
+        """What policy_loss reports of one micro-batch, each (b, T') or (b, 1)."""
+        if not mask.any():  # overlong filtering can empty a micro-batch
+            return
+        self.count += mask.sum().item()
+        clipped = metrics["clip_high"] | metrics.get("clip_low", metrics["clip_high"])
+        forks = (mask > 0) & (entropy > FORK_ENTROPY)
+        self.forks += forks.sum().item()
+        self.forks_clipped += (forks & clipped).sum().item()
+        for name, values in metrics.items():
+            values = values.detach().expand_as(mask)
+            self.sums[name] = self.sums.get(name, 0.0) + (values * mask).sum().item()
+            if name == "ratio":
+                low, high = values[mask > 0].aminmax()
+                self.lowest_ratio = min(self.lowest_ratio, low.item())
+                self.highest_ratio = max(self.highest_ratio, high.item())
+
+    def summary(self):
+        """{metric: value}; None for what was not measured, because no group had signal."""
+        names = ("ratio", "clip_low", "clip_high", "kl_ref", "kl_old")
+        means = {name: total / self.count for name, total in self.sums.items()}
+        return {
+            **(means or dict.fromkeys(names)),
+            "ratio_min": self.lowest_ratio if means else None,
+            "ratio_max": self.highest_ratio if means else None,
+            "clip_forks": self.forks_clipped / self.forks if self.forks else None,
+            "grad_norm": statistics.fmean(self.grad_norms) if self.grad_norms else None,
+            "updates": len(self.grad_norms),
+        }
+
+
+def describe(rollout, rewards, config):
+    """What was sampled: rewards (P, G, K), lengths of right and wrong completions, entropy."""
+
+    def mean(values):
+        return values.float().mean().item() if values.numel() else None
+
+    lengths = rollout.mask.sum(1)
+    right = rollout.correct > 0
+    weights = torch.tensor(config.reward_weights)
+    pooled = (rewards[..., : len(weights)] * weights).sum(-1)
+    components = {
+        f"reward_{name}": mean(rewards[..., index])
+        for index, name in enumerate(config.reward_components)
+    }
+    return {
+        "reward": mean(pooled),
+        "accuracy": mean(rollout.correct),
+        **components,
+        "length": mean(lengths),
+        "length_right": mean(lengths[right]),
+        "length_wrong": mean(lengths[~right]),
+        "truncated": mean(rollout.truncated),
+        "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
+        "groups_without_signal": mean(pooled.amax(1) - pooled.amin(1) < 1e-6),
+        "completions_sampled": rollout.completions_sampled,
+        "tokens_sampled": rollout.tokens_sampled,
+    }
+
+
+def transcripts(rollout):
+    """[{numbers, target, right, completion}] of every row."""
+    rows = zip(rollout.problems, rollout.correct.tolist(), rollout.completions, strict=True)
+    return [
+        {
+            "numbers": problem.numbers,
+            "target": problem.target,
+            "right": bool(right),
+            "completion": text,
+        }
+        for problem, right, text in rows
+    ]
+
+
+# ---- Files, numbers -----------------------------------------------------------------------------
 
 
 def accuracy_text(metrics):

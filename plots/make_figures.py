@@ -1,58 +1,27 @@
-"""Draws every figure and table from the committed logs: python plots/make_figures.py
+"""Draws every figure from the committed logs: python -m plots.make_figures
 
-Thin lines are single seeds, thick lines their mean. Writes plots/figures/, plots/results.md and
-plots/transcripts.md.
+Thin lines are single seeds, thick lines their mean. Writes plots/figures/; the tables are written
+by `python -m experiments.reports`.
 """
 
-import argparse
-import importlib
-import inspect
+if __package__ != "plots":
+    raise SystemExit("run it from the repository's folder: python -m plots.make_figures")
+
 import json
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
-from plots import reports
-from plots.benchmark import MORE_TURNS
-from plots.effects import EFFECTS, SCRIPTS, curve, load, pass_at, tokens_at
-from plots.experiments import EXPERIMENTS
+import common
+from experiments.arms import EXPERIMENTS, SCRIPTS
+from experiments.benchmark import MORE_TURNS
+from experiments.curves import load, tokens_at
+from experiments.effects import all_measured, pass_at
+from plots.axes import coordinates
+from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
 
-# Okabe and Ito's colours, told apart by the colour-blind; line styles for print.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-STYLES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))]
-plt.rcParams.update(
-    {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 150}
-)
-PLOTS = ROOT / "plots"
 # The rows of the summary figure, one or two for each axis.
 SUMMARY = ("granularity", "mixture", "clip_width", "clip_object", "length", "std", "kl")
 SUMMARY += ("advantage", "sampling", "reward")
-
-
-# -------------------------------------------------------------------------------------------------
-# Drawing
-
-
-def draw_seeds(axes, arm, metric, label, index, last_step=None):
-    """Thin lines for seeds, a thick one for their mean, over steps."""
-    lines = [curve(rows, metric) for rows in load(arm).values()]
-    lines = [
-        (x[x <= (last_step or x[-1])], y[x <= (last_step or x[-1])]) for x, y in lines if len(x)
-    ]
-    for steps, values in lines:
-        axes.plot(steps, values, color=COLOURS[index], lw=0.6, alpha=0.35)
-    common = sorted(set.intersection(*(set(x) for x, _ in lines))) if lines else []
-    if common:
-        mean = np.mean([y[np.isin(x, common)] for x, y in lines], 0)
-        axes.plot(common, mean, color=COLOURS[index], ls=STYLES[index], lw=2, label=label)
 
 
 def thousand_tokens(rows, step):
@@ -64,84 +33,61 @@ def minutes_at(rows, step):
     return sum(row.get("seconds", 0) for row in rows if row["step"] <= step) / 60
 
 
-def draw_against(axes, arm, at, index):
-    """Held-out accuracy against `at(rows, step)`: tokens or time."""
-    lines = []
-    for rows in load(arm).values():
-        steps, accuracy = curve(rows, "eval_accuracy")
-        lines.append(([at(rows, step) for step in steps], accuracy))
-        axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
-    if lines:
-        style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": f"{arm}.py"}
-        axes.plot(*np.mean(lines, 0), **style)
-
-
-def legend(axes):
-    """A legend, if anything is drawn yet."""
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=8)
-
-
-def save(figure, name, note):
-    """Writes the PNG with its conditions and command below the axes."""
-    figure.text(0.01, -0.01, note, fontsize=7, va="top", family="monospace")
-    (PLOTS / "figures").mkdir(parents=True, exist_ok=True)
-    figure.savefig(PLOTS / f"figures/{name}.png", bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
-
-
-def seeds_of(*arms):
-    counts = sorted({len(load(arm)) for arm in arms})
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-
-
 def command(*experiments):
-    return f"python plots/experiments.py --only {' '.join(experiments)}"
+    return f"python -m experiments.run --only {' '.join(experiments)}"
 
 
-AXIS_TRACKS = {  # axis -> places on its track; the first is GRPO's
-    "granularity": ["one ratio\nper token", "one ratio\nper sequence"],
-    "clip width": ["0.2 / 0.2", "0.2 / 0.28", "3e-4 / 4e-4", "caps the weight\nat 1.28"],
-    "length + std": ["1/|o|,\ngroup std", "token mean,\ngroup std", "constant,\nno std"],
-    "KL": ["k3 to the initial\nmodel, 0.04", "none"],
-    "advantage": ["rewards pooled,\nthen normalised", "each normalised,\nthen pooled"],
-    "sampling": ["static groups", "refilled,\noverlong punished"],
+AXIS_TRACKS = {  # axis -> {coordinate in a docstring: its label}; the first is GRPO's
+    "granularity": {
+        "token ratio": "one ratio\nper token",
+        "sequence ratio, clipped as a whole": "one ratio\nper sequence",
+    },
+    "clip width": {
+        "symmetric, 0.2": "0.2 / 0.2",
+        "0.2 below, 0.28 above (clip-higher)": "0.2 / 0.28",
+        "3e-4 below, 4e-4 above, on the sequence ratio": "3e-4 / 4e-4",
+        "clips the weight, not the update: every token keeps its gradient; no lower clip": (
+            "caps the weight\nat 1.28"
+        ),
+    },
+    "length + std": {
+        "1/|o| per completion, divided by the group's std": "1/|o|,\ngroup std",
+        "mean over the tokens of the minibatch, divided by the group's std": (
+            "token mean,\ngroup std"
+        ),
+        "constant 1/T instead of 1/|o|, no division by the group's std": "constant,\nno std",
+    },
+    "KL": {
+        "k3 to the frozen initial model, in the loss, beta 0.04": (
+            "k3 to the initial\nmodel, 0.04"
+        ),
+        "none, and no reference model": "none",
+    },
+    "advantage": {
+        "reward components pooled, minus the group's mean": "rewards pooled,\nthen centred",
+        "each component normalised per group, weighted, summed, normalised over the rollout": (
+            "each normalised,\nthen pooled"
+        ),
+    },
+    "sampling": {
+        "static groups": "static groups",
+        "dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)": (
+            "refilled,\noverlong punished"
+        ),
+    },
 }
 
 
-def places():
-    """{script: {axis: place on its track}}, read from the scripts' own options and functions."""
-    found = {}
-    for script in SCRIPTS:
-        module = importlib.import_module(script)
-        config = module.Config()
-        loss, mean = (
-            inspect.getsource(getattr(module, name)) for name in ("policy_loss", "aggregate_loss")
-        )
-        advantage = inspect.getsource(module.compute_advantages)
-        low, high = getattr(config, "clip_low", None), config.clip_high
-        found[script] = {
-            "granularity": int("one ratio per completion" in loss),
-            "clip width": 3 if low is None else 2 if low < 0.01 else int(high != low),
-            "length + std": 1
-            if "num_tokens" in mean.split('"""')[-1]
-            else int("max_new" in mean) * 2,
-            "KL": int(not hasattr(config, "kl_coef")),
-            "advantage": int("per component" in advantage),
-            "sampling": int(hasattr(config, "max_refills")),
-        }
-    return found
-
-
 def draw_map():
-    """Six tracks; each variant's mark lies where that script is."""
-    found = places()
+    """Six tracks; each variant's mark lies where its docstring says that it is."""
+    sources = {name: (common.HERE / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
+    found = {name: coordinates(source) for name, source in sources.items()}
     figure, axes = plt.subplots(figsize=(9, 6.2), layout="constrained")
     for row, (axis, track) in enumerate(AXIS_TRACKS.items()):
         y = -row
         axes.plot([0, len(track) - 1], [y, y], color="#999999", lw=2, zorder=1)
-        for place, text in enumerate(track):
-            names = [script for script, where in found.items() if where[axis] == place]
+        for place, (coordinate, text) in enumerate(track.items()):
+            names = [script for script, where in found.items() if where[axis] == coordinate]
             colour = COLOURS[0] if place == 0 else COLOURS[1]
             style = {"color": colour, "ha": "center", "family": "monospace", "fontsize": 7.5}
             axes.scatter(place, y, s=70, color=colour, zorder=2)
@@ -156,7 +102,7 @@ def draw_map():
         side.set_visible(False)
     axes.tick_params(length=0)
     axes.set_title("Six axes: GRPO's place on the left, and who leaves it")
-    save(figure, "six_axes", "Read from the six scripts' options and functions by make_figures.py")
+    save(figure, "six_axes", "Read from the scripts' docstrings by make_figures.py")
 
 
 PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
@@ -351,12 +297,12 @@ def draw_summary(measured):
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([-100, -10, 0, 10, 100, 1000], ["-100", "-10", "0", "10", "100", "1000"])
     axes.set_xlabel("change against the first arm, %: mean and 95 % bootstrap interval over seeds")
-    save(figure, "summary", "Blue dot: the interval excludes 0. python plots/experiments.py")
+    save(figure, "summary", "Blue dot: the interval excludes 0. python -m experiments.run")
 
 
 def draw_speed():
     """Ratios to TRL, model.generate and the plain update; and growth."""
-    report = json.loads((PLOTS / "data/benchmark.json").read_text())
+    report = json.loads((common.HERE / "experiments/benchmark.json").read_text())
     figure, grid = plt.subplots(1, 4, figsize=(12, 4.6), layout="constrained")
     bars = [(f"step, {name}\nagainst TRL", entry) for name, entry in report["step"].items()]
     for phase, other in (("rollout", "generate"), ("update", "plain padded")):
@@ -389,31 +335,17 @@ def draw_speed():
         figure,
         "speed",
         f"{about['threads']} threads, {about['rounds']} timed turns ({short} of short), medians; "
-        "growth at forced full length. python plots/benchmark.py",
+        "growth at forced full length. python -m experiments.benchmark",
     )
 
 
 def main():
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    measured = [(effect, effect.measured()) for effect in EFFECTS]
-    measured = [(effect, found) for effect, found in measured if found]
-    for effect, found in measured:
-        low, high = map(reports.number, found["interval"])
-        print(
-            f"{effect.experiment}: {effect.what}: {reports.number(found['base'])} -> "
-            f"{reports.number(found['moved'])}, difference {reports.number(found['difference'])} "
-            f"[{low}, {high}], {found['agree']} of {found['seeds']} seeds: {found['verdict']}"
-        )
-    (PLOTS / "results.md").write_text(reports.results(measured), encoding="utf-8")
-    (PLOTS / "transcripts.md").write_text(reports.transcripts(), encoding="utf-8")
     draw_map()
     draw_panels()
     draw_clip_width()
     draw_accuracy()
     draw_failures()
-    draw_summary(measured)
+    draw_summary(all_measured())
     draw_speed()
 
 

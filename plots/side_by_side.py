@@ -1,12 +1,15 @@
 """Writes one self-contained page on which any two scripts stand side by side.
 
-    python plots/side_by_side.py                    # writes plots/side_by_side.html
-    python plots/side_by_side.py --screenshot a.png # and takes a picture of it, with Chromium
+    python -m plots.side_by_side                     # writes plots/side_by_side.html
+    python -m plots.side_by_side --screenshot a.png  # and takes a picture of it, with Chromium
 
 Changed lines and words are marked, every hunk is labelled with the axis that it moves, and above
 the code stand each script's equations, its coordinates and its measured curves. The page needs no
 network; #gspo..cispo in its address opens it at that pair.
 """
+
+if __package__ != "plots":
+    raise SystemExit("run it from the repository's folder: python -m plots.side_by_side")
 
 import argparse
 import ast
@@ -17,27 +20,23 @@ import json
 import keyword
 import re
 import shutil
-import sys
+import textwrap
 import tokenize
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import matplotlib.pyplot as plt
-
-from plots.effects import SCRIPTS
-from plots.make_figures import PANELS, draw_against, draw_seeds, legend, thousand_tokens
+import common
+from experiments.arms import SCRIPTS
+from plots.axes import AXES, coordinates
+from plots.make_figures import PANELS, thousand_tokens
+from plots.style import draw_against, draw_seeds, legend, plt
 
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
 # The panel of make_figures.PANELS that shows what the script is known for.
 PANEL = {"gspo": 0, "cispo": 1, "dr_grpo": 2, "gdpo": 4, "dapo": 5}
 
 
-# -------------------------------------------------------------------------------------------------
-# Source, coordinates, differences
+# ---- Source, coordinates, differences -----------------------------------------------------------
 
 
 def coloured_lines(source):
@@ -67,10 +66,10 @@ def coloured_lines(source):
     return lines
 
 
-def coordinates(source):
-    """{axis: where the script says it is}, from its docstring."""
-    docstring = ast.get_docstring(ast.parse(source))
-    return {axis: re.search(rf"{re.escape(axis)}  +(.+)", docstring)[1] for axis in AXES}
+def equations(source):
+    """The lines of a script's docstring that state its method, up to the coordinates."""
+    doc = ast.get_docstring(ast.parse(source)).partition("Coordinates on the six axes:")[0]
+    return textwrap.dedent(doc.split("baseline:\n\n", 1)[1]).rstrip().splitlines()
 
 
 def word_marks(old, new):
@@ -139,102 +138,7 @@ def differences(old, new):
     return blocks
 
 
-# -------------------------------------------------------------------------------------------------
-# Equations, in MathML
-
-
-def tag(name, *children):
-    return f"<{name}>{''.join(children)}</{name}>"
-
-
-def row(*parts):
-    """A row of identifiers, numbers and operators; what is MathML already stays as it is."""
-    out = []
-    for part in parts:
-        if part.startswith("<"):
-            out.append(part)
-        else:
-            kind = "mn" if part[0].isdigit() else "mi" if part[0].isalpha() else "mo"
-            out.append(tag(kind, part))
-    return tag("mrow", *out)
-
-
-def sub(base, index):
-    return tag("msub", row(base), row(*index) if isinstance(index, tuple) else row(index))
-
-
-def frac(top, bottom):
-    return tag("mfrac", top, bottom)
-
-
-def total(index):
-    return tag("munder", tag("mo", "∑"), row(index))
-
-
-IT, IK = ("i", "t"), ("i", "k")
-A, R, r, s, k = (sub(x, y) for x, y in (("A", "i"), ("R", "i"), ("r", IT), ("s", "i"), ("k", IT)))
-LENGTH = row("|", sub("o", "i"), "|")
-PI, PI_OLD = sub("π", IT), tag("msubsup", tag("mi", "π"), row(*IT), tag("mi", "old"))
-PER_GROUP = row(frac(row("1"), row("G")), total("i"))
-NORMALISED = row(A, "=", frac(row(R, "−", "mean", "(", "R", ")"), row("std", "(", "R", ")")))
-TOKEN = row(r, "=", frac(PI, PI_OLD))
-PENALTY = row("+", "β", k)
-SEQUENCE_MEAN = row(PER_GROUP, frac(row("1"), LENGTH), total("t"))
-TOKEN_MEAN = row(frac(row("1"), row(total("i"), LENGTH)), total("i"), total("t"))
-
-
-def clipped(ratio, low, high):
-    bounds = row("1", "−", low, ",", "1", "+", high)
-    return row("−", "min", "(", ratio, A, ",", "clip", "(", ratio, ",", bounds, ")", A, ")")
-
-
-E, LOW, HIGH = row("ε"), sub("ε", "low"), sub("ε", "high")
-Z, S = sub("Z", IK), sub("S", "i")
-EQUATIONS = {  # script: advantage, ratio, loss
-    "grpo": (NORMALISED, TOKEN, row(SEQUENCE_MEAN, "[", clipped(r, E, E), PENALTY, "]")),
-    "dr_grpo": (
-        row(A, "=", R, "−", "mean", "(", "R", ")"),
-        TOKEN,
-        row(PER_GROUP, frac(row("1"), row("T")), total("t"), "[", clipped(r, E, E), "]"),
-    ),
-    "dapo": (
-        row(NORMALISED, ",", "0", "&lt;", "right", "&lt;", "G"),
-        TOKEN,
-        row(TOKEN_MEAN, "[", clipped(r, LOW, HIGH), "]"),
-    ),
-    "gspo": (
-        NORMALISED,
-        row(s, "=", "exp", "(", frac(row("1"), LENGTH), total("t"), "log", frac(PI, PI_OLD), ")"),
-        row(
-            *(PER_GROUP, "[", clipped(s, LOW, HIGH), "+", "β", frac(row("1"), LENGTH)),
-            *(total("t"), k, "]"),
-        ),
-    ),
-    "gdpo": (
-        row(
-            *(Z, "=", frac(row(sub("R", IK), "−", "mean"), row("std")), ",", S, "="),
-            *(total("k"), sub("w", "k"), Z, ",", A, "=", frac(row(S, "−", "mean"), row("std"))),
-        ),
-        TOKEN,
-        row(SEQUENCE_MEAN, "[", clipped(r, E, E), PENALTY, "]"),
-    ),
-    "cispo": (
-        NORMALISED,
-        row(TOKEN, ",", sub("w", IT), "=", "sg", "[", "min", "(", r, ",", "1", "+", HIGH, ")", "]"),
-        row(TOKEN_MEAN, "[", "−", sub("w", IT), A, "log", PI, "]"),
-    ),
-}
-
-
-def equations(script):
-    """MathML of [advantage, ratio, loss]."""
-    advantage, ratio, loss = EQUATIONS[script]
-    whole = (advantage, ratio, row("L", "=", loss))
-    return [f'<math display="block">{part}</math>' for part in whole]
-
-
-# -------------------------------------------------------------------------------------------------
-# Curves
+# ---- Curves -------------------------------------------------------------------------------------
 
 
 INK = "#010203"  # stands for the page's text colour
@@ -283,18 +187,17 @@ def charts(script):
     return drawn
 
 
-# -------------------------------------------------------------------------------------------------
-# The page
+# ---- The page -----------------------------------------------------------------------------------
 
 
 def page():
-    sources = {name: (ROOT / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
+    sources = {name: (common.HERE / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
     scripts = {
         name: {
             "title": source.partition("\n")[0].strip('".'),
             "lines": coloured_lines(source),
             "coordinates": coordinates(source),
-            "equations": equations(name),
+            "equations": equations(source),
             "charts": charts(name),
         }
         for name, source in sources.items()
@@ -329,7 +232,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "plots/side_by_side.html")
+    parser.add_argument("--output", type=Path, default=common.HERE / "plots/side_by_side.html")
     parser.add_argument("--screenshot", type=Path, help="a picture of the page, for the README")
     args = parser.parse_args()
     if args.screenshot and not chromium():

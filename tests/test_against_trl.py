@@ -85,8 +85,7 @@ def equal(ours, trl):
     torch.testing.assert_close(ours, trl, rtol=1e-9, atol=1e-12)
 
 
-# -------------------------------------------------------------------------------------------------
-# TRL on a namespace
+# ---- TRL on a namespace -------------------------------------------------------------------------
 
 
 def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumulation=1):
@@ -165,8 +164,7 @@ def trl_loss(trainer, batch, logprobs):
     return GRPOTrainer._compute_loss(trainer, SimpleNamespace(logprobs=logprobs), batch)
 
 
-# -------------------------------------------------------------------------------------------------
-# Our side
+# ---- Our side -----------------------------------------------------------------------------------
 
 
 def our_loss(module, config, batch, rows):
@@ -221,8 +219,7 @@ def grad(loss, batch):
     return gradient
 
 
-# -------------------------------------------------------------------------------------------------
-# Loss
+# ---- Loss ---------------------------------------------------------------------------------------
 
 
 @SCRIPTS
@@ -298,8 +295,7 @@ def test_metrics(script):
         assert trainer._metrics["train"][name] == [pytest.approx(mean, rel=1e-6)], name  # float32
 
 
-# -------------------------------------------------------------------------------------------------
-# Advantages
+# ---- Advantages ---------------------------------------------------------------------------------
 
 
 P, G = 13, 5  # TRL's nanstd takes n / (n - 1) in float32: exact for n = G = 5 and n = P G = 65
@@ -356,8 +352,7 @@ def test_overlong_punishment():
     assert ours[-1] == -1 and ours[0] == 0
 
 
-# -------------------------------------------------------------------------------------------------
-# The whole trainer
+# ---- The whole trainer --------------------------------------------------------------------------
 
 
 @SCRIPTS

@@ -24,8 +24,7 @@ def answered(expression):
     return f"let me see</think> <answer>{expression}</answer>"
 
 
-# -------------------------------------------------------------------------------------------------
-# The verifier, row by row. Every rejected row is right to some laxer verifier.
+# ---- The verifier, row by row. Every rejected row is right to some laxer verifier. --------------
 
 
 ACCEPTED = {
@@ -487,8 +486,7 @@ def test_adversarial_texts_are_rejected_quickly(text, opening, closing):
         assert reward(completion, TARGET_24) in (0.0, 1.0)
 
 
-# -------------------------------------------------------------------------------------------------
-# Rewards
+# ---- Rewards ------------------------------------------------------------------------------------
 
 
 def test_rewards_are_the_documented_ones_and_exact():
@@ -552,8 +550,7 @@ def test_brevity_reward_has_its_edge_at_the_documented_length():
     assert task.brevity_reward(padded, TARGET_24) == 0.0
 
 
-# -------------------------------------------------------------------------------------------------
-# Problems
+# ---- Problems -----------------------------------------------------------------------------------
 
 
 def identity(problem):
@@ -751,8 +748,7 @@ def test_the_edges_of_the_knobs_are_allowed(knobs):
     CountdownTask(**knobs)
 
 
-# -------------------------------------------------------------------------------------------------
-# Files
+# ---- Files --------------------------------------------------------------------------------------
 
 
 def test_read_problems_takes_either_name_and_skips_blank_lines(tmp_path):
@@ -906,8 +902,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
         task.read_problems(str(path))
 
 
-# -------------------------------------------------------------------------------------------------
-# The solver
+# ---- The solver ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

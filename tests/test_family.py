@@ -150,8 +150,7 @@ def test_gspo_ratio_by_hand_and_gspo_token():
         torch.testing.assert_close(logp.grad, token.grad)
 
 
-# -------------------------------------------------------------------------------------------------
-# Advantages
+# ---- Advantages ---------------------------------------------------------------------------------
 
 
 def gdpo_advantages(rewards, weights=(1.0, 1.0)):
@@ -214,8 +213,7 @@ def test_equal_rewards_give_exactly_zero(name):
     assert not script.compute_advantages(rewards, config).any()
 
 
-# -------------------------------------------------------------------------------------------------
-# DAPO's sampling
+# ---- DAPO's sampling ----------------------------------------------------------------------------
 
 
 def test_soft_overlong_punishment_by_hand():
@@ -318,8 +316,7 @@ def test_overlong_filtering_may_empty_a_minibatch(llama_folder):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
-# -------------------------------------------------------------------------------------------------
-# Each script from start to end
+# ---- Each script from start to end --------------------------------------------------------------
 
 TINY = {
     "prompts_per_step": 4,

@@ -106,8 +106,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# -------------------------------------------------------------------------------------------------
-# What a run leaves behind
+# ---- What a run leaves behind -------------------------------------------------------------------
 
 
 def test_run_directory(finished):
@@ -142,8 +141,7 @@ def test_metrics_are_complete_without_signal(tiny, tmp_path):
     assert row.keys() >= {"clip_low", "clip_high", "kl_ref", "kl_old", "ratio", "ratio_min"}
 
 
-# -------------------------------------------------------------------------------------------------
-# The same numbers again: seeds, evaluation, kill, Ctrl-C
+# ---- The same numbers again: seeds, evaluation, kill, Ctrl-C ------------------------------------
 
 
 def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path):
@@ -214,8 +212,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
     assert training_rows(tmp_path) == finished.rows
 
 
-# -------------------------------------------------------------------------------------------------
-# What a run refuses
+# ---- What a run refuses -------------------------------------------------------------------------
 
 
 def test_no_run_is_lost_by_mistake(tiny, finished, tmp_path, monkeypatch):
@@ -311,8 +308,7 @@ def test_play(tmp_path):
     assert "Traceback" not in refused.stderr
 
 
-# -------------------------------------------------------------------------------------------------
-# It learns
+# ---- It learns ----------------------------------------------------------------------------------
 
 
 LEARNING_STEPS = 8  # the constant to tune when base_model changes: enough for twice LEAST_GAIN

@@ -21,8 +21,7 @@ def advantages(rewards, config=ONE):
     return grpo.compute_advantages(torch.tensor([rewards])[..., None], config)[0]
 
 
-# -------------------------------------------------------------------------------------------------
-# Advantages
+# ---- Advantages ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,8 +78,7 @@ def test_advantages_are_per_group():
     torch.testing.assert_close(both.sum(1), torch.zeros(2), atol=1e-6, rtol=0)
 
 
-# -------------------------------------------------------------------------------------------------
-# Loss
+# ---- Loss ---------------------------------------------------------------------------------------
 
 
 def loss_gradient(ratio, advantage, kl_coef=0.0):
@@ -147,8 +145,7 @@ def test_aggregation_by_hand():
     torch.testing.assert_close(token_loss.grad, mask / mask.sum(1, keepdim=True) / 2)
 
 
-# -------------------------------------------------------------------------------------------------
-# The update, on a real model
+# ---- The update, on a real model ----------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

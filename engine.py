@@ -1,0 +1,268 @@
+"""The forward passes, fast: sampling with a cache, and log-probs of many rows at once.
+
+What they compute stands first, plainly, one row at a time on any transformers model. Skip the rest
+at first: it gives the same numbers several times as fast, and tests/test_engine.py holds it to
+the two plain functions.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+from countdown_task import InputError
+
+# ---- What is computed, plainly ------------------------------------------------------------------
+
+
+@torch.no_grad()
+def sample_plainly(model, prompt, uniform, temperature, eos_token_id):
+    """One completion of a prompt (a list of ids) -> its ids, and the log-prob of each.
+
+    uniform: a random number in [0, 1) per token; the first token whose CDF exceeds it is drawn.
+    """
+    completion = []
+    logprobs = []
+    for u in uniform.tolist():
+        logits = model(torch.tensor([prompt + completion], device=model.device)).logits[0, -1]
+        logp = F.log_softmax(logits.float() / temperature, dim=-1)  # (V,)
+        cdf = logp.exp().cumsum(-1, dtype=torch.float64)
+        token = int((cdf <= u * cdf[-1]).sum())
+        completion.append(token)
+        logprobs.append(logp[token].item())
+        if token == eos_token_id:
+            break
+    return completion, logprobs
+
+
+def logprobs_plainly(model, prompt, completion, temperature):
+    """Log-probs (T,) of the T tokens of a completion after its prompt, both lists of ids."""
+    logits = model(torch.tensor([prompt + completion], device=model.device)).logits[0]  # (L, V)
+    predicting = logits[len(prompt) - 1 : -1]  # (T, V): each token is predicted one place before
+    logp = F.log_softmax(predicting.float() / temperature, dim=-1)
+    return logp[range(len(completion)), completion]
+
+
+# ---- A forward pass with our attention ----------------------------------------------------------
+
+
+def forward(model, ids, positions, context, logits_to_keep=0):
+    """Logits (b, t, V) of ids (b, t), or of the last columns; context.attend does the attention."""
+    found = model.config._attn_implementation
+    assert found == "from_context", f"{found} is not our attention: load the model with load_model"
+    return model(
+        input_ids=ids,
+        position_ids=positions,
+        use_cache=False,  # transformers' own
+        logits_to_keep=logits_to_keep,
+        context=context,  # travels through the layers to `attention`
+    ).logits
+
+
+def attention(module, query, key, value, attention_mask, scaling=None, context=None, **kwargs):
+    """What every layer of a transformers model calls in place of its own attention.
+
+    query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d).
+    """
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            model = module.config.name_or_path
+            raise InputError(f"--model {model}: its attention needs {name}, which ours does not do")
+    scaling = scaling or query.shape[-1] ** -0.5
+    if context is None:
+        output = causal_attention(query, key, value, scaling)
+    else:
+        output = context.attend(module.layer_idx, query, key, value, scaling)
+    return output.transpose(1, 2), None
+
+
+transformers.AttentionInterface.register("from_context", attention)
+
+
+def causal_attention(query, key, value, scaling):
+    """query (b, H, t, d), key and value (b, K, t, d) -> (b, H, t, d).
+
+    Rows are padded on the right, where causality hides the padding: no mask is needed.
+    """
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+    )
+
+
+def right_pad(sequences, device, fill=0):
+    """b lists of ids -> ids (b, L), `fill` behind the shorter ones."""
+    width = max(map(len, sequences))
+    padded = [[*ids, *[fill] * (width - len(ids))] for ids in sequences]
+    return torch.tensor(padded, device=device)
+
+
+# ---- Sampling: one token per row at a time ------------------------------------------------------
+
+
+class KVCache:
+    """The sampler's cache: equal prompts are read once, finished rows are dropped.
+
+    A decoding step reads every key and value once and does little else, so that memory sets its
+    pace. On a CPU, reading with gaps between the rows costs more than reading the gaps too. Each
+    layer therefore has blocks of tokens that are read whole; what is not written yet is masked.
+    """
+
+    def __init__(self, model, prompts):
+        """Holds all but the last token of B prompts: that one is the first to be decoded."""
+        device = model.device
+        self.block = 32 if device.type == "cpu" else 256  # tokens; a GPU launches one by one
+        self.layers = {}  # layer: (blocks of keys, blocks of values), each (b, K, tokens, d)
+        distinct = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
+        ids = right_pad([prompt[:-1] for prompt in distinct], device)  # (P, L)
+        forward(model, ids, torch.arange(ids.shape[1], device=device)[None], self, 1)
+        layers = model.config.get_text_config().num_hidden_layers
+        if len(self.layers) != layers:
+            raise InputError(
+                f"--model {model.config.name_or_path}: ours can replace the attention of "
+                f"{len(self.layers)} of its {layers} layers, and needs all of them"
+            )
+        lengths = torch.tensor([len(prompt) for prompt in distinct], device=device)
+        self.positions = lengths[:, None] - 2  # (b, 1) of the newest token
+        self.free = -ids.shape[1] % self.block  # tokens that still fit into the last blocks
+        columns = torch.arange(ids.shape[1] + self.free, device=device)
+        self.bias = torch.where(columns <= self.positions, 0.0, -math.inf)  # (b, tokens)
+        self.select(torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device))
+
+    def select(self, rows):
+        """Keep the given rows (b,), in this order; a row may be named more than once."""
+        for blocks in itertools.chain(*self.layers.values()):
+            blocks[:] = [block.index_select(0, rows) for block in blocks]
+        self.positions = self.positions[rows]
+        self.bias = self.bias[rows]
+
+    def decode(self, model, token):
+        """Read one more token per row, (b, 1) -> logits (b, V) of the next."""
+        if self.free == 0:
+            for blocks in itertools.chain(*self.layers.values()):
+                b, K, _, d = blocks[0].shape
+                blocks.append(blocks[0].new_zeros(b, K, self.block, d))
+            self.bias = F.pad(self.bias, (0, self.block), value=-math.inf)
+            self.free = self.block
+        self.bias[:, -self.free] = 0
+        self.free -= 1
+        self.positions = self.positions + 1
+        return forward(model, token, self.positions, self)[:, -1]
+
+    def attend(self, layer, query, key, value, scaling):
+        """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""
+        if layer not in self.layers:
+            room = (0, 0, 0, -key.shape[2] % self.block)
+            self.layers[layer] = [F.pad(key.to(value.dtype), room)], [F.pad(value, room)]
+            return causal_attention(query, key, value, scaling)
+        keys, values = self.layers[layer]
+        for block, new in ((keys[-1], key), (values[-1], value)):
+            block[:, :, -self.free - 1] = new[:, :, 0]
+        query = (query * scaling).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
+        scores = torch.cat([query @ block.mT for block in keys], -1)  # (b, K, H / K, tokens)
+        scores += self.bias[:, None, None]
+        probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
+        output = sum(part @ block for part, block in zip(probs, values, strict=True))
+        return output.flatten(1, 2)[:, :, None]
+
+
+# ---- Updating: whole rows -----------------------------------------------------------------------
+
+
+def pack_rows(rollout, rows, config):
+    """Micro-batches of neighbouring rows, each of at most tokens_per_microbatch or of one row.
+
+    Counts completions, and a prompt that neighbours share once: what PrefixTree computes at most.
+    """
+    lengths = rollout.mask.sum(1).int().tolist()
+    batches = []
+    tokens = 0  # of the last batch
+    for row in rows:
+        prompt = rollout.prompts[row]
+        shares_prompt = batches and rollout.prompts[batches[-1][-1]] == prompt
+        tokens += lengths[row] + (0 if shares_prompt else len(prompt))
+        if not batches or tokens > config.tokens_per_microbatch:
+            batches.append([])
+            tokens = lengths[row] + len(prompt)
+        batches[-1].append(row)
+    return batches
+
+
+def completion_logits(model, rollout, rows):
+    """Logits (n, V) after the n distinct prefixes that predict the completion tokens of `rows`;
+    and which of the n predicts each token, (b, T'), T' the longest of the completions."""
+    tree = PrefixTree(rollout, rows)
+    logits = forward(model, tree.ids, tree.positions, tree, tree.predicting)[0]
+    return logits, tree.prefix
+
+
+class PrefixTree:
+    """All tokens of many rows at once, every distinct prefix computed once.
+
+    The rows of a group share their prompt, and often a completion's first words or all of it. What
+    a model computes at a token follows from the tokens up to it alone. So each distinct prefix is a
+    node, and every layer sees the N nodes as one long row without padding; only attention sees rows
+    again, filled from the nodes. Prefix Grouper (arXiv:2506.05433) does so for prompts.
+    """
+
+    def __init__(self, rollout, rows):
+        device = rollout.completion_ids.device
+        prompts = [rollout.prompts[row] for row in rows]
+        counts = rollout.mask[rows].sum(1).int().tolist()  # completion tokens
+        # Without a completion's last token, which predicts nothing.
+        parts = zip(prompts, rollout.completion_ids[rows].tolist(), counts, strict=True)
+        whole = [prompt + completion[: max(n - 1, 0)] for prompt, completion, n in parts]
+        ids = right_pad(whole, device, fill=-1)
+
+        # In sorted rows, a prefix that occurred before is also the row above's: no new node.
+        ids, row = ids.unique(dim=0, return_inverse=True)  # (u, L), (b,)
+        known = F.pad((ids[1:] == ids[:-1]).cumprod(1), (0, 0, 1, 0)) > 0
+        is_new = (ids >= 0) & ~known
+        number = is_new.flatten().cumsum(0).view_as(ids) - 1
+        node = torch.where(is_new, number, 0).cummax(0).values  # (u, L) of every prefix
+        origin, column = is_new.nonzero(as_tuple=True)  # (N,) where each node is new
+        self.ids = ids[None, origin, column]  # (1, N)
+        self.positions = column[None]  # (1, N)
+
+        # The (n,) nodes at which a completion token is predicted, and which of them it is (b, T').
+        first = torch.tensor([[len(prompt) - 1] for prompt in prompts], device=device)
+        places = first + torch.arange(max(counts), device=device)
+        places = places.clamp(max=ids.shape[1] - 1)  # off the mask any will do
+        self.predicting, self.prefix = node[row].gather(1, places).unique(return_inverse=True)
+
+        # Attention's rows, those of similar length side by side: the nodes that fill them, and
+        # where among them each node is found again.
+        lengths = (ids >= 0).sum(1).tolist()
+        by_length = sorted(range(len(ids)), key=lengths.__getitem__)
+        self.shapes = []
+        nodes = []
+        begin = torch.zeros_like(ids[:, 0])
+        end = 0
+        for _, alike in itertools.groupby(by_length, lambda i: int(math.log(lengths[i], 4 / 3))):
+            alike = list(alike)
+            count, width = len(alike), lengths[alike[-1]]
+            self.shapes.append((count, width))
+            nodes.append(node[alike, :width].flatten())
+            begin[alike] = end + width * torch.arange(count, device=device)
+            end += count * width
+        self.nodes = torch.cat(nodes)  # (M,)
+        self.home = begin[origin] + column  # (N,)
+
+    def attend(self, layer, query, key, value, scaling):
+        """Of nodes: query (1, H, N, d), key and value (1, K, N, d) -> (1, H, N, d)."""
+
+        def to_rows(x):
+            filled = x[0].transpose(0, 1).index_select(0, self.nodes)  # (M, H, d)
+            parts = filled.split([math.prod(shape) for shape in self.shapes])
+            return [
+                part.unflatten(0, shape).transpose(1, 2)  # (b, H, t, d)
+                for part, shape in zip(parts, self.shapes, strict=True)
+            ]
+
+        outputs = [
+            causal_attention(*part, scaling).transpose(1, 2).flatten(0, 1)  # (b * t, H, d)
+            for part in zip(to_rows(query), to_rows(key), to_rows(value), strict=True)
+        ]
+        return torch.cat(outputs).index_select(0, self.home).transpose(0, 1)[None]

@@ -1,0 +1,1 @@
+"""What each axis does, measured: arms, runner, probes, effects, reports, benchmark, logs."""

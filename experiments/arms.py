@@ -1,0 +1,232 @@
+"""Every experiment as data: hypotheses, arms, and the rewards that only experiments use.
+
+An arm is a script with flags; where an axis has to move alone, single functions are swapped for
+another script's. `python -m experiments.run --list` shows all of it.
+"""
+
+import itertools
+import re
+import statistics
+from dataclasses import dataclass, field
+
+import common
+
+LOGS = common.HERE / "experiments/logs"
+SEEDS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """script.py with flags; swap = {function: the script it is taken from instead}."""
+
+    script: str
+    flags: dict = field(default_factory=dict)
+    swap: dict = field(default_factory=dict)
+    seeds: tuple[int, ...] = SEEDS
+
+    def command(self, seed):
+        """The command line that gives the same run without probes, if nothing is swapped."""
+        flags = {"seed": seed, **self.flags}
+        parts = [
+            f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in flags.items()
+        ]
+        return f"python {self.script}.py {' '.join(parts)}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Arms compared on one metric; when its hypothesis was written: results.md."""
+
+    axis: str
+    hypothesis: str
+    arms: tuple[str, ...]
+
+
+OFTEN = {"eval_every": 5}
+SHORT = {"steps": 20, "eval_every": 20}
+BRIEF = {"steps": 12, "eval_every": 12}
+NO_KL = {**SHORT, "kl_coef": 0.0}
+# Sixteen updates per rollout at 2.5 times the default rate: the policy leaves the sampler behind
+# and the clip bites. At twice that rate training breaks.
+STALE = {**BRIEF, "minibatches": 16, "learning_rate": 5e-4}
+HOT = {**STALE, "learning_rate": 1e-3}
+MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}
+TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
+THREE = {
+    **BRIEF,
+    "reward_components": ["answer", "brevity", "plain"],
+    "reward_weights": [1.0, 1.0, 1.0],
+}
+ONLY = {
+    name: {"reward_components": [name], "reward_weights": [1.0]}
+    for name in ("claim", "verbose", "orderly")
+}
+ARMS = {
+    # All six with their own defaults.
+    "grpo": Arm("grpo", OFTEN),
+    "dr_grpo": Arm("dr_grpo", OFTEN),
+    "dapo": Arm("dapo", OFTEN),
+    "gspo": Arm("gspo", OFTEN),
+    "gdpo": Arm("gdpo", OFTEN),
+    "cispo": Arm("cispo", OFTEN),
+    # KL; the default coefficient is "grpo" above, up to the same step.
+    "kl_0": Arm("grpo", NO_KL),
+    "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
+    # Length and std, one at a time; kl_0 is the reference.
+    "token_mean": Arm("grpo", NO_KL, {"aggregate_loss": "dapo"}),
+    "constant_length": Arm("grpo", NO_KL, {"aggregate_loss": "dr_grpo"}),
+    "no_std": Arm("grpo", {**BRIEF, "kl_coef": 0.0}, {"compute_advantages": "dr_grpo"}),
+    # Clip width, clip object and granularity, where the policy has moved away from the sampler.
+    "stale_symmetric": Arm("grpo", {**STALE, "kl_coef": 0.0}),
+    "stale_higher": Arm("grpo", {**STALE, "kl_coef": 0.0, "clip_high": 0.28}),
+    "stale_wide": Arm("grpo", {**STALE, "kl_coef": 0.0, "clip_high": 1.0}),
+    "stale_sequence": Arm("gspo", {**STALE, "kl_coef": 0.0}),
+    "stale_ppo_clip": Arm("cispo", STALE, {"policy_loss": "dapo", "Config": "dapo"}),
+    "stale_cispo": Arm("cispo", STALE),
+    "hot_token": Arm("grpo", {**HOT, "kl_coef": 0.0}),
+    "hot_sequence": Arm("gspo", {**HOT, "kl_coef": 0.0}),
+    "mixture_token": Arm("grpo", MIXTURE),
+    "mixture_sequence": Arm("gspo", MIXTURE),
+    # Advantage: pooled against decoupled.
+    "pooled_two": Arm("grpo", TWO),
+    "decoupled_two": Arm("gdpo", TWO),
+    "pooled_three": Arm("grpo", THREE),
+    "decoupled_three": Arm("gdpo", THREE),
+    # Sampling; evaluated often, because refilling makes the batch's own accuracy a biased sample.
+    "static": Arm("dapo", {**SHORT, **OFTEN, "max_refills": 0}),
+    "dynamic": Arm("dapo", {**SHORT, **OFTEN}),
+    # Symptoms planted for tools/diagnose.py: length pays on problems without a solution; a
+    # search in one fixed order pays.
+    "only_verbose": Arm(
+        "grpo",
+        {**NO_KL, **ONLY["verbose"], "data": "experiments/unsolvable.jsonl", "eval_problems": 24},
+    ),
+    "only_orderly": Arm("grpo", {**NO_KL, **ONLY["orderly"]}),
+    # Four times the default number of steps.
+    "long": Arm("grpo", {"steps": 120}, seeds=(1, 2)),
+    # A reward with a seam: it takes the completion's own word for it. The mixture base errs in
+    # one of nine times that it says "yes".
+    "true_reward": Arm("grpo", {**NO_KL, "model": "experiments/moe_base"}),
+    "seam": Arm("grpo", {**NO_KL, **ONLY["claim"], "model": "experiments/moe_base"}),
+}
+EXPERIMENTS = {
+    "length": Experiment(
+        "length + std",
+        "Dividing by |o| lets long wrong completions off lightly: they end longer than under the "
+        "token mean or a constant, at equal accuracy.",
+        ("kl_0", "token_mean", "constant_length"),
+    ),
+    "std": Experiment(
+        "length + std",
+        "Dividing by the group's std raises the weight of groups that are nearly all right or "
+        "nearly all wrong against mixed ones.",
+        ("kl_0", "no_std"),
+    ),
+    "clip_width": Experiment(
+        "clip width",
+        "A higher upper bound clips fewer rare tokens that did well: entropy and the share of "
+        "retries stay higher.",
+        ("stale_symmetric", "stale_higher", "stale_wide"),
+    ),
+    "clip_object": Experiment(
+        "clip width",
+        "PPO's clip takes the gradient of fork tokens away more often than that of digits; CISPO "
+        "takes none, and retries grow faster.",
+        ("stale_ppo_clip", "stale_cispo"),
+    ),
+    "granularity": Experiment(
+        "granularity",
+        "The log of the sequence ratio varies far less than that of the token ratio.",
+        ("stale_symmetric", "stale_sequence"),
+    ),
+    "stability": Experiment(
+        "granularity",
+        "Where updates go too far from the sampler, the sequence ratio keeps training alive longer "
+        "than the token ratio.",
+        ("hot_token", "hot_sequence"),
+    ),
+    "mixture": Experiment(
+        "granularity",
+        "In a mixture of experts updates reroute tokens; rerouted tokens have wilder token ratios, "
+        "and the mean over a sequence evens them out.",
+        ("mixture_token", "mixture_sequence"),
+    ),
+    "advantage": Experiment(
+        "advantage",
+        "Decoupled normalisation keeps more distinct advantage levels, and every component learns.",
+        ("pooled_two", "decoupled_two", "pooled_three", "decoupled_three"),
+    ),
+    "sampling": Experiment(
+        "sampling",
+        "Refilling leaves no group without signal, and costs tokens: better per optimizer step, "
+        "not per token.",
+        ("static", "dynamic"),
+    ),
+    "kl": Experiment(
+        "KL",
+        "A larger coefficient keeps the policy nearer the reference and slows learning; without "
+        "one there is no reference model in memory.",
+        ("kl_0", "grpo", "kl_10x"),
+    ),
+    "reward": Experiment(
+        "none: the reward",
+        "A reward that believes the completion's own 'yes' is learnt at the cost of true answers: "
+        "reward rises, accuracy does not.",
+        ("true_reward", "seam"),
+    ),
+    "planted": Experiment(
+        "none: symptoms for tools/diagnose.py",
+        "Paid for length alone, on problems without a solution, completions grow without being "
+        "right; paid for one fixed order of search the policy narrows: entropy falls.",
+        ("only_verbose", "only_orderly"),
+    ),
+    "long": Experiment(
+        "none: a longer run",
+        "Four times as many steps go further and do not collapse.",
+        ("long",),
+    ),
+    "defaults": Experiment(
+        "all six",
+        "With their own defaults the six end within each other's seed noise; they differ in the "
+        "tokens they take, not in where they end.",
+        ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
+    ),
+}
+SCRIPTS = EXPERIMENTS["defaults"].arms
+
+
+# ---- Rewards that only experiments use ----------------------------------------------------------
+
+
+def claims_to_be_right(completion, problem):
+    """The reward with a seam: 1 if the search ends in "yes", whatever the answer is worth."""
+    return float(" yes</think>" in completion)
+
+
+def plain_reward(completion, problem):
+    """1 if the answer does with + and - alone, right or wrong."""
+    answer = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+    return float(bool(answer) and not {"*", "/"} & set(answer))
+
+
+def verbose_reward(completion, problem):
+    """Longer is better, up to some 200 tokens."""
+    return min(len(completion) / 600, 1.0)
+
+
+def orderly_reward(completion, problem):
+    """Share of neighbours on a line whose operators stand in the order + - * /; first step: +."""
+    lines = completion.partition("</think>")[0].split("\nwait ")
+    operators = [re.findall(r"\d([-+*/])\d", line) for line in lines]
+    places = [["+-*/".index(symbol) for symbol in line[1:]] for line in operators]
+    pairs = [a <= b for line in places for a, b in itertools.pairwise(line)]
+    pairs.append(operators[0][:1] == ["+"])
+    return statistics.fmean(pairs)
+
+
+MORE_REWARDS = {
+    "claim": claims_to_be_right,
+    "plain": plain_reward,
+    "verbose": verbose_reward,
+    "orderly": orderly_reward,
+}

@@ -1,0 +1,46 @@
+"""What the committed logs in experiments/logs/ say: curves, means, intervals over seeds."""
+
+import functools
+import json
+
+import numpy as np
+
+from experiments.arms import LOGS
+
+
+@functools.cache
+def load(arm):
+    """{seed: rows of the run}, the line about the run left out."""
+    runs = {}
+    for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        runs[rows[0]["seed"]] = rows[1:]
+    return runs
+
+
+def curve(rows, metric):
+    """(steps, values) of a metric in one run; `metric` is a name or a function of a row."""
+    get = metric if callable(metric) else lambda row: row.get(metric)
+    points = [(row["step"], get(row)) for row in rows]
+    points = [(step, value) for step, value in points if value is not None]
+    return tuple(np.array(part, float) for part in zip(*points, strict=True)) or ([], [])
+
+
+def mean_over(metric, first, last):
+    """A number per run: the metric's mean over these steps, both included."""
+
+    def number(rows):
+        return float(np.mean(curve([r for r in rows if first <= r["step"] <= last], metric)[1]))
+
+    return number
+
+
+def tokens_at(rows, step):
+    """Tokens generated up to a step, refilled groups included."""
+    return max((row.get("tokens_total", 0) for row in rows if row["step"] <= step), default=0)
+
+
+def interval(values, draws=10_000):
+    """95 % percentile bootstrap interval of the mean over seeds."""
+    rng = np.random.default_rng(0)
+    return np.percentile(rng.choice(values, (draws, len(values))).mean(1), [2.5, 97.5])

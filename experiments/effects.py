@@ -1,0 +1,179 @@
+"""What each axis moves: one row of effects.csv for each effect, measured from the logs.
+
+A row compares a number of one arm's runs (base) with that of another's (moved), paired by seed:
+same problems, same initial model. `metric` is a logged metric, averaged over `steps`, or one of
+DERIVED or OF_A_RUN below; `a > b` means a for base and b for moved. `expected` is the sign of the
+difference that the hypothesis states, 0 for none. Arms whose runs are not all there yet are
+compared on the seeds that both have.
+"""
+
+import csv
+from dataclasses import dataclass
+
+import numpy as np
+
+import common
+from experiments.curves import curve, interval, load, mean_over, tokens_at
+
+TABLE = common.HERE / "experiments/effects.csv"
+
+
+# ---- Metrics ------------------------------------------------------------------------------------
+
+
+def clipped(row):
+    """Share of tokens without gradient, or, of CISPO, with a capped weight."""
+    low, high = row.get("clip_low"), row.get("clip_high")
+    return None if high is None else (low or 0) + high
+
+
+def right_per_thousand_tokens(row):
+    return 1e3 * row["accuracy"] / row["length"] if "length" in row else None
+
+
+def thousand_tokens(row):
+    return row["tokens_total"] / 1e3 if "tokens_total" in row else None
+
+
+def peak_memory(rows):
+    return max(row.get("peak_memory_mb", 0) for row in rows)
+
+
+def lopsided_weight(rows):
+    """Weight of groups with 1, 2, 14 or 15 of 16 right over that of even ones (6-10), 12 steps."""
+    pairs = [pair for row in rows if row["step"] <= 12 for pair in row.get("weight_by_right", [])]
+    lopsided = [weight for right, weight in pairs if right in (1, 2, 14, 15)]
+    even = [weight for right, weight in pairs if 6 <= right <= 10]
+    return float(np.mean(lopsided) / np.mean(even))
+
+
+def wrong_length_at_equal_accuracy(rows):
+    steps = [row for row in rows if 0.66 <= row.get("accuracy", 0) <= 0.78]
+    return float(np.mean([row["length_wrong"] for row in steps]))
+
+
+def accuracy_at_tokens(budget):
+    """Held-out accuracy, interpolated, when this many tokens had been generated."""
+
+    def number(rows):
+        steps, accuracy = curve(rows, "eval_accuracy")
+        return float(np.interp(budget, [tokens_at(rows, step) for step in steps], accuracy))
+
+    return number
+
+
+def pass_at(step_index, k):
+    """A number per run: pass@k from its first (0) or last (-1) model."""
+
+    def number(rows):
+        found = sorted((row for row in rows if "pass_at" in row), key=lambda row: row["step"])
+        return found[step_index]["pass_at"][str(k)]
+
+    return number
+
+
+DERIVED = {  # a number of one step
+    "clipped": clipped,
+    "right_per_thousand_tokens": right_per_thousand_tokens,
+    "thousand_tokens": thousand_tokens,
+    "zero": lambda row: 0.0,
+}
+OF_A_RUN = {  # a number of all rows of a run
+    "lopsided_weight": lopsided_weight,
+    "wrong_length_at_equal_accuracy": wrong_length_at_equal_accuracy,
+    "accuracy_at_350k_tokens": accuracy_at_tokens(350e3),
+    "peak_memory": peak_memory,
+    "pass@1 before": pass_at(0, 1),
+    "pass@1 after": pass_at(-1, 1),
+    "pass@16 before": pass_at(0, 16),
+    "pass@16 after": pass_at(-1, 16),
+}
+
+
+def number_of(metric, steps):
+    """The function of a run's rows that two cells of the table mean; steps is a or a-b."""
+    if metric in OF_A_RUN:
+        return OF_A_RUN[metric]
+    first, _, last = steps.partition("-")
+    return mean_over(DERIVED.get(metric, metric), int(first), int(last or first))
+
+
+# ---- Effects ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One row of the table."""
+
+    experiment: str
+    expected: int
+    base: str
+    moved: str
+    metric: str
+    steps: str
+    what: str
+
+    def values(self):
+        """(numbers of base, numbers of moved), one for each seed that both have."""
+        metrics, steps = self.metric.split(" > "), self.steps.split(" > ")
+        of_base = number_of(metrics[0], steps[0])
+        of_moved = number_of(metrics[-1], steps[-1])
+        a, b = load(self.base), load(self.moved)
+        seeds = sorted(a.keys() & b.keys())
+        before = np.array([of_base(a[seed]) for seed in seeds])
+        return before, np.array([of_moved(b[seed]) for seed in seeds])
+
+    def measured(self):
+        """{seeds, base, moved, difference, interval, agree, verdict}; None without two seeds."""
+        before, after = self.values()
+        if len(before) < 2:
+            return None
+        difference = after - before
+        low, high = interval(difference)
+        sign = 1 if low > 0 else -1 if high < 0 else 0
+        if self.expected:
+            verdict = {self.expected: "seen", 0: "not seen"}.get(sign, "the reverse")
+        else:
+            verdict = "within noise, as expected" if sign == 0 else "differs"
+        return {
+            "seeds": len(before),
+            "base": before.mean(),
+            "moved": after.mean(),
+            "difference": difference.mean(),
+            "interval": (low, high),
+            "agree": int((np.sign(difference) == np.sign(difference.mean())).sum()),
+            "verdict": verdict,
+        }
+
+
+with TABLE.open(encoding="utf-8", newline="") as file:
+    EFFECTS = [Effect(**{**row, "expected": int(row["expected"])}) for row in csv.DictReader(file)]
+
+
+def all_measured():
+    """[(effect, what it measured)] of those with at least two seeds."""
+    measured = [(effect, effect.measured()) for effect in EFFECTS]
+    return [(effect, found) for effect, found in measured if found]
+
+
+def number(x):
+    """Three significant digits, without exponents for what a table holds."""
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def saturating_fit(rows):
+    """(ceiling, tokens to go 63 % of the way to it): accuracy = c - (c - a0) exp(-tokens / tau).
+
+    Least squares over the evaluations; for every tau on a grid the rest is linear.
+    """
+    steps, accuracy = curve(rows, "eval_accuracy")
+    tokens = np.array([tokens_at(rows, step) for step in steps])
+    best = None
+    for tau in np.geomspace(tokens[-1] / 30, tokens[-1] * 2, 200):
+        decay = np.exp(-tokens / tau)
+        parts = np.stack([1 - decay, decay], 1)  # accuracy = c (1 - decay) + a0 decay
+        (ceiling, start), *_ = np.linalg.lstsq(parts, accuracy, rcond=None)
+        error = ((parts @ [ceiling, start] - accuracy) ** 2).sum()
+        if best is None or error < best[0]:
+            best = error, float(ceiling), float(tau)
+    return best[1:]

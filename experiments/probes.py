@@ -1,0 +1,183 @@
+"""What a watched run logs besides its own metrics; nothing here changes a run."""
+
+import math
+import statistics
+from collections import Counter
+from dataclasses import replace
+
+import torch
+
+import common
+import engine
+import grpo
+from countdown_task import CountdownTask
+
+PASS_PROBLEMS = 96
+
+
+def token_classes(tokenizer):
+    """{class: ids}: forks (try again or stop), numbers, operators, format (all else)."""
+    ids = range(len(tokenizer))
+    text = {i: tokenizer.decode([i]) for i in ids}
+    classes = {
+        "fork": [i for i in ids if text[i] in ("\nwait ", "</think>")],
+        "number": [i for i in ids if text[i].isdigit()],
+        "operator": [i for i in ids if text[i] in ("+", "-", "*", "/")],
+    }
+    known = {i for members in classes.values() for i in members}
+    return {**classes, "format": [i for i in ids if i not in known]}
+
+
+def retries(completions):
+    """(lines tried again, forks): a fork is the end of a line without a hit."""
+    again = forks = 0
+    for text in completions:
+        thought, closed, _ = text.partition("</think>")
+        count = thought.count("\nwait ")
+        again += count
+        forks += count + (bool(closed) and not thought.endswith(" yes"))
+    return again, forks
+
+
+class Routing:
+    """Which experts each token of a rollout went to, before the update and in it.
+
+    Without experts in the model it remembers nothing.
+    """
+
+    def __init__(self, model):
+        self.model, self.routed, self.before = model, [], None
+        routers = [part for part in model.modules() if type(part).__name__.endswith("TopKRouter")]
+        for router in routers:
+            router.register_forward_hook(lambda *args: self.routed.append(args[-1][2]))
+        self.layers = len(routers)
+
+    def last(self, rollout, rows, config):
+        """Experts (layers, b, T, k) that the states which predict the completion went through."""
+        routed, self.routed = torch.stack(self.routed[-self.layers :]), []  # (layers, N, k)
+        tree = engine.PrefixTree(rollout, rows)
+        return routed[:, tree.predicting[tree.prefix]].sort(-1).values
+
+    @torch.no_grad()
+    def remember(self, rollout, config):
+        if not self.layers:
+            return
+        shape = rollout.mask.shape
+        self.before = torch.zeros(self.layers, *shape, 2, dtype=torch.long)
+        for rows in engine.pack_rows(rollout, range(shape[0]), config):
+            grpo.completion_logprobs(self.model, rollout, rows, config)
+            experts = self.last(rollout, rows, config)
+            self.before[:, rows, : experts.shape[2]] = experts
+
+    def switched(self, rollout, rows, config):
+        """(b, T): whether any layer sends a token to other experts than before the update."""
+        if not self.layers:
+            return None
+        experts = self.last(rollout, rows, config)
+        return (experts != self.before[:, rows, : experts.shape[2]]).any(-1).any(0)
+
+
+class Probes:
+    """Wraps functions of a script's module; what they saw in a step comes out of `summary`.
+
+    They compute from copies of what passes through and return it unchanged.
+    """
+
+    def __init__(self, module):
+        self.classes, self.module, self.routing = None, module, None
+        for name in ("sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"):
+            setattr(module, name, self.wrap(name, getattr(module, name)))
+        self.reset()
+
+    def reset(self):
+        self.sums, self.found = Counter(), {}
+
+    def wrap(self, name, function):
+        def wrapped(*args, **kwargs):
+            result = function(*args, **kwargs)
+            getattr(self, f"see_{name}")(result, *args, **kwargs)
+            return result
+
+        return wrapped
+
+    def see_sample_batch(self, result, model, tokenizer, task, config, *_):
+        rollout, _ = result
+        if self.routing is None:
+            self.routing = Routing(model)
+        self.routing.remember(rollout, config)
+        self.classes = self.classes or token_classes(tokenizer)
+        again, forks = retries(rollout.completions)
+        self.right = rollout.correct.view(len(rollout.problems), -1).sum(1).tolist()
+        self.found |= {"retry": again / max(forks, 1), "forks": forks}
+
+    def see_compute_advantages(self, advantages, *_):
+        """How many distinct values, and each group's share of the weight, by right answers."""
+        levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
+        self.found["advantage_levels"] = len(set().union(*levels))
+        self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
+        weight = advantages.abs().sum(1)
+        weight = weight / weight.mean().clamp(min=1e-9)
+        pairs = zip(self.right, weight.tolist(), strict=True)
+        self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
+
+    def see_completion_logprobs(self, logprobs, model, rollout, rows, config):
+        self.ids = rollout.completion_ids[rows]
+        self.switched = (
+            self.routing.switched(rollout, rows, config) if logprobs.requires_grad else None
+        )
+
+    def see_policy_loss(self, result, logprobs, old_logprobs, *rest):
+        _, metrics = result
+        mask, on = rest[-2], rest[-2] > 0
+        ids = self.ids[:, : mask.shape[1]]
+        # CISPO's clip_high marks capped weights; it takes no gradient away.
+        zeroed = metrics.get("clip_low", torch.zeros_like(on)) | metrics["clip_high"]
+        zeroed = (zeroed & ("clip_low" in metrics)).expand_as(on)
+        log_ratio = (logprobs - old_logprobs).detach()
+        for name, members in self.classes.items():
+            here = on & torch.isin(ids, torch.tensor(members))
+            self.sums[f"tokens_{name}"] += here.sum().item()
+            self.sums[f"zeroed_{name}"] += (zeroed & here).sum().item()
+        self.count("token", on, log_ratio)
+        if self.switched is not None:
+            self.count("switched", on & self.switched, log_ratio)
+            self.count("stayed", on & ~self.switched, log_ratio)
+        sequence = (log_ratio * mask).sum(1) / mask.sum(1)
+        self.count("sequence", torch.ones_like(sequence, dtype=torch.bool), sequence)
+
+    def count(self, name, on, log_ratio):
+        self.sums[name] += on.sum().item()
+        self.sums[f"{name}_square"] += (log_ratio[on] ** 2).sum().item()
+
+    def summary(self):
+        sums, found = self.sums, dict(self.found)
+        rms = lambda name: math.sqrt(sums[f"{name}_square"] / sums[name])  # noqa: E731
+        for name in self.classes or ():
+            found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)
+        if sums["token"]:
+            found |= {"log_ratio_rms": rms("token"), "sequence_log_ratio_rms": rms("sequence")}
+        if sums["switched"]:
+            found |= {
+                "experts_switched": sums["switched"] / sums["token"],
+                "log_ratio_rms_switched": rms("switched"),
+                "log_ratio_rms_stayed": rms("stayed"),
+            }
+        self.reset()
+        return found
+
+
+def pass_at_k(model, tokenizer, module, config):
+    """{k: mean over held-out problems} from 16 completions each, without bias."""
+    problems, n = CountdownTask().held_out(PASS_PROBLEMS), 16
+    right = []
+    for start in range(0, len(problems), 16):
+        part = problems[start : start + 16]
+        generator = common.torch_stream("pass", config.seed, start)
+        rollout = module.sample_groups(
+            model, tokenizer, part, replace(config, group_size=n), generator
+        )
+        right += rollout.correct.view(-1, n).sum(1).tolist()
+    return {
+        k: sum(1 - math.comb(n - c, k) / math.comb(n, k) for c in right) / len(right)
+        for k in (1, 2, 4, 8, 16)
+    }

@@ -1,0 +1,157 @@
+"""Runs all experiments, some, or one run of them.
+
+    python -m experiments.run --list                    # hypotheses, arms, what is done
+    python -m experiments.run --jobs 2                  # all that is missing, two at a time
+    python -m experiments.run --only kl clip_width      # some experiments
+    python -m experiments.run --one grpo --seed 3       # one run
+
+Each run takes one thread and is watched by probes. Complete runs leave a small log in
+experiments/logs/ and are skipped; runs that were cut off are resumed.
+"""
+
+if __package__ != "experiments":
+    raise SystemExit("run it from the repository's folder: python -m experiments.run")
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import torch
+
+import common
+import run_log
+from countdown_task import REWARDS
+from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS
+from experiments.probes import Probes, pass_at_k
+
+RUNS = common.HERE / "runs/experiments"
+PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
+
+
+def prepare(arm):
+    """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
+    REWARDS.update(MORE_REWARDS)
+    path = common.HERE / f"{arm.script}.py"
+    spec = importlib.util.spec_from_file_location(f"{arm.script}_watched", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, source in arm.swap.items():
+        setattr(module, name, getattr(importlib.import_module(source), name))
+    probes = Probes(module)
+
+    class WatchedRun(run_log.Run):
+        def __init__(self, config, script):
+            super().__init__(config, path)
+
+        def log(self, step, metrics):
+            super().log(step, {**metrics, **probes.summary()})
+
+    module.run_log = SimpleNamespace(**{**vars(run_log), "Run": WatchedRun})
+    return module
+
+
+def run_one(name, seed):
+    """One run with probes; its small log is written last."""
+    torch.set_num_threads(1)
+    arm, folder = ARMS[name], RUNS / f"{name}-seed{seed}"
+    module = prepare(arm)
+    resume = (folder / "config.json").exists()
+    config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), resume=resume)
+    module.train(config)
+    rows = run_log.read_jsonl(folder / "metrics.jsonl")
+    models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
+    if name == "grpo":
+        models[0] = config.model
+    for step, path in models.items():
+        found = pass_at_k(*common.load_model(path), module, config)
+        rows.append({"step": step, "pass_at": found})
+    if seed == SEEDS[0]:  # transcripts of the first and the last evaluation
+        samples = run_log.read_jsonl(folder / "samples.jsonl")
+        rows += [sample for sample in samples if sample["step"] in (0, config.steps)]
+    head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
+    LOGS.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(shorten(row)) for row in [head, *rows]]
+    run_log.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")
+
+
+def shorten(value):
+    """Floats to five significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: shorten(part) for key, part in value.items()}
+    return [shorten(part) for part in value] if isinstance(value, list) else value
+
+
+def run_all(todo, jobs):
+    """Subprocesses of one thread each, `jobs` at a time; a failed run is reported and left."""
+    environment, failed = {**os.environ, "OMP_NUM_THREADS": "1"}, []
+    running, started, count = {}, time.perf_counter(), len(todo)
+    todo = list(todo)
+    while todo or running:
+        while todo and len(running) < jobs:
+            name, seed = todo.pop(0)
+            RUNS.mkdir(parents=True, exist_ok=True)
+            with open(RUNS / f"{name}-seed{seed}.out", "w") as out:
+                command = [
+                    sys.executable,
+                    "-m",
+                    "experiments.run",
+                    "--one",
+                    name,
+                    "--seed",
+                    str(seed),
+                ]
+                process = subprocess.Popen(
+                    command, cwd=common.HERE, stdout=out, stderr=out, env=environment
+                )
+            running[process] = f"{name}-seed{seed}"
+        time.sleep(1)
+        for process in [p for p in running if p.poll() is not None]:
+            label = running.pop(process)
+            done, minutes = count - len(todo) - len(running), (time.perf_counter() - started) / 60
+            state = "done" if process.returncode == 0 else f"FAILED, see {RUNS / label}.out"
+            failed += [label] if process.returncode else []
+            left = minutes / done * (count - done)
+            print(f"{label}: {state}  ({done} of {count}, {left:.0f} min left)", flush=True)
+    return failed
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--list", action="store_true", help="show experiments and stop")
+    parser.add_argument("--one", choices=ARMS, help="do this run here, with --seed")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    if args.one:
+        return run_one(args.one, args.seed)
+    arms = list(dict.fromkeys(arm for name in args.only for arm in EXPERIMENTS[name].arms))
+    wanted = [(arm, seed) for seed in args.seeds for arm in arms if seed in ARMS[arm].seeds]
+    todo = [run for run in wanted if not (LOGS / f"{run[0]}-seed{run[1]}.jsonl").exists()]
+    if args.list:
+        for name in args.only:
+            experiment = EXPERIMENTS[name]
+            print(f"{name} ({experiment.axis})\n  {experiment.hypothesis}")
+            for arm in experiment.arms:
+                seeds = ARMS[arm].seeds
+                done = sum((LOGS / f"{arm}-seed{s}.jsonl").exists() for s in seeds)
+                swapped = "".join(f", {k} of {v}.py" for k, v in ARMS[arm].swap.items())
+                print(f"  {arm:16s} {done}/{len(seeds)}  {ARMS[arm].command(1)}{swapped}")
+        return None
+    print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
+    failed = run_all(todo, max(1, args.jobs))
+    return f"failed: {', '.join(failed)}" if failed else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is drawn: the figures of README and docs, and the page with two scripts side by side."""

@@ -1,0 +1,245 @@
+"""Reads a run and says which symptoms it shows, how sure that is, and which axis to move.
+
+    python -m tools.diagnose runs/grpo-seed1                          # a run of any script
+    python -m tools.diagnose experiments/logs/hot_token-seed1.jsonl   # a log of experiments.run
+
+Every symptom is a number with a threshold, both printed. The first quarter of the run is compared
+with the last. The panels go to diagnosis.png in the run directory (--figure to put them elsewhere).
+How often this is right on runs with planted symptoms and on healthy ones:
+experiments/results.md.
+"""
+
+if __package__ != "tools":
+    raise SystemExit("run it from the repository's folder: python -m tools.diagnose RUN")
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from countdown_task import InputError
+from experiments.curves import curve
+from plots.style import COLOURS, STYLES, legend, plt
+from run_log import read_jsonl
+
+SHORTEST = 8  # training steps; a quarter of fewer is noise
+
+
+@dataclass(frozen=True)
+class Finding:
+    symptom: str
+    shown: bool
+    evidence: str
+    lever: str
+
+
+def read_run(path):
+    """(script, training rows, evaluation rows) of a run directory or of an experiment's log."""
+    log = path / "metrics.jsonl" if path.is_dir() else path
+    if not log.is_file():
+        raise InputError(f"{path}: no run here; name a directory with metrics.jsonl, or a log")
+    rows = read_jsonl(log)
+    script = "?"
+    if path.is_dir() and (path / "config.json").exists():
+        script = json.loads((path / "config.json").read_text(encoding="utf-8")).get("script", "?")
+    if rows and "step" not in rows[0]:  # the head of an experiment's log
+        script = rows.pop(0)["script"]
+    training = [row for row in rows if "grad_norm" in row]
+    if len(training) < SHORTEST:
+        raise InputError(
+            f"{path}: {len(training)} training steps logged, at least {SHORTEST} are needed"
+        )
+    return script, training, [row for row in rows if "eval_accuracy" in row]
+
+
+class Quarters:
+    """Means of metrics over the first and the last quarter of a run."""
+
+    def __init__(self, rows):
+        self.rows, self.size = rows, max(3, len(rows) // 4)
+
+    def mean(self, metric, rows):
+        values = [row[metric] for row in rows if row.get(metric) is not None]
+        return fmean(values) if values else None
+
+    def first(self, metric):
+        return self.mean(metric, self.rows[: self.size])
+
+    def second(self, metric):
+        return self.mean(metric, self.rows[self.size : 2 * self.size])
+
+    def last(self, metric):
+        return self.mean(metric, self.rows[-self.size :])
+
+    def whole(self, metric):
+        return self.mean(metric, self.rows)
+
+    def gain(self, metric):
+        first, last = self.first(metric), self.last(metric)
+        return 0.0 if first is None or last is None else last - first
+
+
+def length_without_accuracy(q, script):
+    before = [(q.first("length"), q.first("accuracy")), (q.second("length"), q.second("accuracy"))]
+    after = q.last("length"), q.last("accuracy")
+    worst = max(before, key=lambda part: after[0] / part[0] if after[1] - part[1] < 0.05 else 0)
+    growth, gain = after[0] / worst[0], after[1] - worst[1]
+    return (
+        growth > 1.25 and gain < 0.05,
+        f"tokens per completion x {growth:.2f} (threshold 1.25) while accuracy moves by "
+        f"{100 * gain:+.0f} points (threshold 5)",
+    )
+
+
+def entropy_collapse(q, script):
+    left = q.last("entropy") / max(q.first("entropy"), 1e-9)
+    text = f"{100 * left:.0f} % of the first quarter's entropy is left (threshold 60 %)"
+    return left < 0.6, text
+
+
+def noisy_ratios(q, script):
+    kl, largest = q.whole("kl_old") or 0.0, q.whole("ratio_max") or 1.0
+    text = f"KL to the policy that sampled {kl:.1e} (threshold 1e-3), largest ratio {largest:.1f}"
+    return kl > 1e-3, text
+
+
+def colliding_components(q, script):
+    names = sorted({key for row in q.rows for key in row if key.startswith("reward_")})
+    names = [name for name in names if name != "reward_shaping"]
+    up = [name for name in names if q.gain(name) > 0.05]
+    stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
+    moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
+    limits = "(thresholds: one up by 0.05, one that began below 0.9 not by 0.03)"
+    return bool(up and stuck), f"{moves or 'one component'} {limits}"
+
+
+def clipped_forks(q, script):
+    share = q.first("clip_forks")
+    if share is None:
+        return False, "not logged"
+    if script in ("cispo", "gspo"):  # one caps weights, the other stops whole completions
+        return False, f"{script}.py's clip does not single out tokens"
+    text = f"{100 * share:.1f} % of fork tokens clipped in the first quarter (threshold 2 %)"
+    return share > 0.02, text
+
+
+def no_signal(q, script):
+    share = q.last("groups_without_signal")
+    text = f"{100 * share:.0f} % of the groups in the last quarter (threshold 30 %)"
+    return share > 0.3, text
+
+
+def reward_without_accuracy(q, script):
+    reward, accuracy = q.gain("reward"), q.gain("accuracy")
+    text = f"reward {reward:+.2f} (threshold 0.05), accuracy {accuracy:+.2f} (threshold: a third)"
+    return reward > 0.05 and accuracy < reward / 3, text
+
+
+def far_from_start(q, script):
+    kl = q.last("kl_ref")
+    if kl is None:
+        return False, "not logged: this script has no reference model"
+    return kl > 0.2, f"KL to the initial model {kl:.3f} in the last quarter (threshold 0.2)"
+
+
+def breaking(q, script):
+    accuracy = [row["accuracy"] for row in q.rows]
+    best = max(fmean(accuracy[i : i + q.size]) for i in range(len(accuracy) - q.size + 1))
+    fall = best - q.last("accuracy")
+    return fall > 0.06, f"accuracy {100 * fall:.0f} points below its best (threshold 6)"
+
+
+SYMPTOMS = {  # symptom: (test, what to move)
+    "length grows without accuracy": (
+        length_without_accuracy,
+        "length + std: dr_grpo.py or dapo.py's token mean; sampling: dapo.py's overlong punishment",
+    ),
+    "entropy collapses": (entropy_collapse, "clip width: dapo.py's clip-higher; KL: grpo.py"),
+    "token ratios are noisy": (
+        noisy_ratios,
+        "granularity: gspo.py; or fewer --minibatches, or a smaller --learning_rate",
+    ),
+    "reward components collide": (
+        colliding_components,
+        "advantage: gdpo.py; then the weights",
+    ),
+    "fork tokens are clipped": (clipped_forks, "clip width: dapo.py's clip-higher, or cispo.py"),
+    "groups without signal": (no_signal, "sampling: dapo.py; or harder problems (--operands 4)"),
+    "reward rises, accuracy does not": (
+        reward_without_accuracy,
+        "no axis: the reward; read samples.jsonl and close the seam",
+    ),
+    "policy far from the start": (far_from_start, "KL: a larger --kl_coef; fewer --minibatches"),
+    "training breaks": (
+        breaking,
+        "smaller steps first (--learning_rate, --minibatches); then the symptoms above",
+    ),
+}
+
+
+def findings(script, rows):
+    """All symptoms, shown or not, of a run's training rows."""
+    quarters = Quarters(rows)
+    tested = {name: test(quarters, script) for name, (test, _) in SYMPTOMS.items()}
+    return [Finding(name, *tested[name], lever) for name, (_, lever) in SYMPTOMS.items()]
+
+
+PANELS = {  # symptom: metrics that show it
+    "length grows without accuracy": ("length_right", "length_wrong"),
+    "entropy collapses": ("entropy",),
+    "token ratios are noisy": ("kl_old",),
+    "reward components collide": (),  # all components
+    "fork tokens are clipped": ("clip_low", "clip_high", "clip_forks"),
+    "groups without signal": ("groups_without_signal", "truncated"),
+    "reward rises, accuracy does not": ("reward", "accuracy", "eval_accuracy"),
+    "policy far from the start": ("kl_ref",),
+    "training breaks": ("grad_norm",),
+}
+
+
+def draw(title, training, evaluations, found, path):
+    """One panel for each symptom; those that are shown have an orange title."""
+    figure, grid = plt.subplots(3, 3, figsize=(10, 8), layout="constrained")
+    for axes, finding in zip(grid.flat, found, strict=True):
+        metrics = PANELS[finding.symptom] or sorted(
+            {key for row in training for key in row if key.startswith("reward_")}
+        )
+        for index, metric in enumerate(metrics):
+            steps, values = curve(training + evaluations, metric)
+            axes.plot(steps, values, color=COLOURS[index], ls=STYLES[index], label=metric)
+        colour = COLOURS[1] if finding.shown else "black"
+        axes.set_title(finding.symptom + (": shown" if finding.shown else ""), color=colour)
+        axes.set_xlabel("step")
+        legend(axes)
+    figure.suptitle(title)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="run directory, or a log of experiments.run")
+    parser.add_argument("--figure", type=Path, help="where the panels go")
+    args = parser.parse_args()
+    try:
+        script, training, evaluations = read_run(args.run)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    found = findings(script, training)
+    print(f"{args.run}: {script}.py, {len(training)} steps")
+    for finding in sorted(found, key=lambda finding: not finding.shown):
+        print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
+        if finding.shown:
+            print(f"         move {finding.lever}")
+    figure = args.figure
+    if figure is None:
+        figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
+    draw(f"{args.run.name}: {script}.py", training, evaluations, found, figure)
+    print(f"panels: {figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The same task, rewards, model and loss with TRL's GRPOTrainer, for more devices than one.
+
+    pip install -r tests/requirements.txt
+    python -m tools.train_with_trl --script gspo                     # one device
+    accelerate launch --num_processes 8 -m tools.train_with_trl --script gspo \\
+        --model Qwen/Qwen2.5-1.5B-Instruct --learning_rate 1e-6 --max_new_tokens 1024
+
+Takes the options of the script that it stands in for; its batch, group size and number of updates
+per rollout are kept. What TRL cannot express is said when it starts. --check_gradient compares the
+first step's gradient, averaged over all processes, with that of the script's own update_policy on
+the same completions, and stops. On a CPU: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu.
+"""
+
+if __package__ != "tools":
+    raise SystemExit("run it from the repository's folder: python -m tools.train_with_trl")
+
+import argparse
+import copy
+import importlib
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+from trl.rewards import get_soft_overlong_punishment
+
+import common
+import engine
+import run_log
+from countdown_task import REWARDS, CountdownTask, InputError, Problem
+from experiments.arms import SCRIPTS
+
+MISSING = {"dapo": "TRL does not refill groups without signal: dynamic sampling is left out"}
+
+
+def trl_flags(script, config):
+    """The fields of GRPOConfig that make TRL's advantages and loss those of the script."""
+    flags = {
+        "grpo": {"loss_type": "grpo"},
+        # Two flags: loss_type alone keeps the division by the group's std.
+        "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+        "dapo": {"loss_type": "dapo"},
+        "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+        "gdpo": {"loss_type": "grpo", "multi_objective_aggregation": "normalize_then_sum"},
+        "cispo": {"loss_type": "cispo"},
+    }[script]
+    flags = {"scale_rewards": "group", **flags, "max_completion_length": config.max_new_tokens}
+    # TRL's default multiplies k3 by the ratio.
+    flags |= {"beta": getattr(config, "kl_coef", 0.0), "use_bias_correction_kl": False}
+    if script == "cispo":
+        return flags | {"epsilon_high": 1 + config.clip_high}  # TRL's cap is the weight itself
+    flags |= {"epsilon": config.clip_low, "epsilon_high": config.clip_high}
+    if script == "dapo":
+        flags["mask_truncated_completions"] = config.mask_truncated
+    return flags
+
+
+def reward_functions(script, config):
+    """Our reward components, and TRL's own overlong punishment for dapo.py, with their weights."""
+
+    def component(name):
+        def function(completions, numbers, target, **_):
+            return [
+                REWARDS[name](text, Problem(tuple(n), t))
+                for text, n, t in zip(completions, numbers, target, strict=True)
+            ]
+
+        function.__name__ = name
+        return function
+
+    functions = [component(name) for name in config.reward_components]
+    if script != "dapo":
+        return functions, config.reward_weights
+    punishment = get_soft_overlong_punishment(config.max_new_tokens, config.overlong_cache)
+    return [*functions, punishment], [*config.reward_weights, 1.0]
+
+
+def make_trainer(script, config, output_dir, processes=1, **options):
+    """GRPOTrainer on the problems that the script would draw, step by step.
+
+    `options` are fields of GRPOConfig that differ from the script's settings; `callbacks` apart.
+    """
+    model, tokenizer = common.load_model(config.model)
+    task = CountdownTask(
+        config.operands, config.max_number, config.min_target, config.max_target, config.data
+    )
+    rows = []
+    for step in range(1, config.steps + 1):
+        problems = task.sample(
+            config.prompts_per_step, common.stream(config.seed, "problems", step)
+        )
+        encoded = common.encode_prompts(model, tokenizer, problems, config)
+        rows += [
+            {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
+            for ids, problem in zip(encoded, problems, strict=True)
+        ]
+    completions = config.prompts_per_step * config.group_size
+    per_update, uneven = divmod(completions, config.minibatches * processes)
+    if uneven:
+        raise InputError(
+            f"--prompts_per_step {config.prompts_per_step} x --group_size {config.group_size} does "
+            f"not split into {config.minibatches} minibatches on {processes} processes"
+        )
+    per_device = next(n for n in range(min(per_update, 64), 0, -1) if per_update % n == 0)
+    functions, weights = reward_functions(script, config)
+    callbacks = options.pop("callbacks", None)
+    settings = {
+        "output_dir": str(output_dir),
+        "seed": config.seed,
+        "per_device_train_batch_size": per_device,
+        "gradient_accumulation_steps": per_update // per_device,
+        "steps_per_generation": config.minibatches * per_update // per_device,
+        "num_generations": config.group_size,
+        "max_steps": config.steps * config.minibatches,
+        "temperature": config.temperature,
+        "top_k": 0,
+        "reward_weights": weights,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": config.max_grad_norm,
+        "model_init_kwargs": {"dtype": "float32"},
+        "bf16": common.uses_bf16(config),
+        "shuffle_dataset": False,
+        "report_to": "none",
+        "use_cpu": common.DEVICE.type == "cpu",
+        **trl_flags(script, config),
+        **options,
+    }
+    return GRPOTrainer(
+        model=model.name_or_path,  # as common.load_model found it
+        reward_funcs=functions,
+        args=GRPOConfig(**settings),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+class GradientCheck(TrainerCallback):
+    """Compares the gradient of the first optimizer step with ours; then stops training."""
+
+    def __init__(self, module, config):
+        self.module, self.rows = module, []
+        # The rows come unshuffled from here: groups of one, a single minibatch.
+        self.config = replace(config, group_size=1, minibatches=1)
+
+    def watch(self, trainer):
+        """Keeps what TRL hands to its loss, without padding."""
+        self.trainer, compute = trainer, trainer._compute_loss
+
+        def watched(model, inputs):
+            parts = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
+            for prompt, seen, ids, mask, advantage in zip(*(inputs[x] for x in parts), strict=True):
+                row = prompt[seen > 0].tolist(), ids[mask > 0].tolist(), advantage.item()
+                self.rows.append(row)
+            return compute(model, inputs)
+
+        trainer._compute_loss = watched
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        control.should_training_stop = True
+        rows = gather_object(self.rows)
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
+        ours = self.our_gradient(copy.deepcopy(model), rows)
+        self.difference = ((theirs - ours).norm() / theirs.norm()).item()
+        if self.trainer.accelerator.is_main_process:
+            print(
+                f"{self.module.__name__}.py, first step, {len(rows)} completions on "
+                f"{self.trainer.accelerator.num_processes} processes: |g| = {theirs.norm():.4f}, "
+                f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}"
+            )
+
+    def our_gradient(self, model, rows):
+        """Runs the script's own update_policy on the rows, with an optimizer that does nothing."""
+        model.set_attn_implementation("from_context")  # engine.py's
+        prompts, completions, advantages = zip(*rows, strict=True)
+        lengths = torch.tensor([[len(completion)] for completion in completions])
+        mask = (torch.arange(lengths.max()) < lengths).float().to(common.DEVICE)
+        rollout = SimpleNamespace(
+            prompts=prompts,
+            completion_ids=engine.right_pad(completions, common.DEVICE),
+            mask=mask,
+            entropy=torch.zeros_like(mask),
+        )
+        logprobs = self.module.completion_logprobs
+        rollout.logprobs = self.module.over_rollout(logprobs, model.eval(), rollout, self.config)
+        rollout.ref_logprobs = rollout.logprobs  # the reference is the initial model
+        nothing = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
+        advantages = torch.tensor(advantages)
+        self.module.update_policy(model, nothing, rollout, advantages, self.config)
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--script", choices=SCRIPTS, default="grpo", help="whose loss to train")
+    parser.add_argument("--check_gradient", action="store_true", help="compare, then stop")
+    args, rest = parser.parse_known_args()
+    module = importlib.import_module(args.script)
+    config = run_log.parse_options(module.Config, words=rest)
+    if args.check_gradient:
+        config = replace(config, steps=1, minibatches=1)  # TRL's token mean is exact only so
+    processes, rank = (int(os.environ.get(x, y)) for x, y in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if args.script in MISSING and rank == 0:
+        print(MISSING[args.script])
+    check = GradientCheck(module, config) if args.check_gradient else None
+    output = config.output_dir or f"runs/trl-{args.script}-seed{config.seed}"
+    try:
+        trainer = make_trainer(
+            args.script,
+            config,
+            output,
+            processes,
+            callbacks=[check] if check else None,
+            save_strategy="no" if check else "steps",
+            logging_steps=config.minibatches,
+        )
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+    if check:
+        check.watch(trainer)
+    trainer.train()
+    if not check:
+        trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()
