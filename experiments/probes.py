@@ -107,7 +107,7 @@ class Probes:
         self.routing.remember(rollout, config)
         self.classes = self.classes or token_classes(tokenizer)
         again, forks = retries(rollout.completions)
-        self.right = rollout.correct.view(len(rollout.problems), -1).sum(1).tolist()
+        self.right = rollout.correct.view(-1, config.group_size).sum(1).tolist()
         self.found |= {"retry": again / max(forks, 1), "forks": forks}
 
     def see_compute_advantages(self, advantages, *_):

@@ -8,6 +8,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -66,6 +68,29 @@ def gpt2_folder(tmp_path_factory):
     )
     torch.manual_seed(0)
     return save_model(tmp_path_factory.mktemp("gpt2"), GPT2LMHeadModel(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def mixture_folder(tmp_path_factory):
+    """A random mixture of experts: each token goes to 2 of 4."""
+    _, tokenizer = common.load_model("base_model")
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.3,
+    )
+    torch.manual_seed(0)
+    return save_model(tmp_path_factory.mktemp("mixture"), MixtralForCausalLM(config), tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,12 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import split_tensor_dict
 
-from plots.train_with_trl import ROOT, GradientCheck, make_trainer, trl_flags
+import common
+from tools.train_with_trl import GradientCheck, make_trainer, trl_flags
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 
-# What the papers state, as TRL's flags; plots/train_with_trl.py derives the same from our defaults.
+# What the papers state, as TRL's flags; tools/train_with_trl.py derives the same from our defaults.
 PAPERS = {
     "grpo": {
         "loss_type": "grpo",
@@ -380,11 +381,11 @@ def test_first_step_of_the_trainer(script, tmp_path):
 def test_first_step_on_two_processes():
     """As the README says it, under accelerate launch: the averaged gradient is ours."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    command += ["--num_processes", "2", "plots/train_with_trl.py", "--script", "gspo"]
+    command += ["--num_processes", "2", "-m", "tools.train_with_trl", "--script", "gspo"]
     command += ["--check_gradient", "--prompts_per_step", "4", "--group_size", "8"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        command, env=environment, cwd=common.HERE, capture_output=True, text=True, timeout=300
     )
     found = re.search(r"32 completions on 2 processes: .*= (\S+)\n", done.stdout)
     assert found, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""plots/diagnose.py: each symptom shows when planted, and only then."""
+"""tools/diagnose.py: each symptom shows when planted, and only then."""
 
 import json
 import subprocess
@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from plots import diagnose
+import common
+from tools import diagnose
 
 STEPS = 20
 
@@ -56,23 +57,20 @@ PLANTED = {
     "groups without signal": {"groups_without_signal": rise(0.0, 0.6)},
     "reward rises, accuracy does not": {"accuracy": [0.3] * STEPS, "length": [50] * STEPS},
     "policy far from the start": {"kl_ref": rise(0.0, 2.0)},
-    "training breaks": {"accuracy": [0.3] * 5 + [0.8] * 8 + [0.5] * 7},
+    "training breaks": {"accuracy": [0.3] * 5 + [0.8] * 8 + [0.5] * 7, "length": [50] * STEPS},
 }
 
 
 def test_healthy_run():
+    """A false alarm sends the reader to the wrong axis; every symptom has a plant and a panel."""
     assert shown(run()) == set()
     assert list(PLANTED) == list(diagnose.SYMPTOMS) == list(diagnose.PANELS)
 
 
 @pytest.mark.parametrize("symptom", PLANTED)
 def test_planted_symptom(symptom):
-    found = shown(run(**PLANTED[symptom]))
-    # Length that grows while accuracy falls is both.
-    assert found - {"length grows without accuracy"} == {symptom} - {
-        "length grows without accuracy"
-    }
-    assert symptom in found
+    """The symptom shows, and no other does."""
+    assert shown(run(**PLANTED[symptom])) == {symptom}
 
 
 def test_what_the_script_cannot_show():
@@ -82,18 +80,26 @@ def test_what_the_script_cannot_show():
     assert shown(run(clip_forks=[None] * STEPS)) == set()
 
 
+def write_run(folder, rows):
+    (folder / "config.json").write_text(json.dumps({"script": "grpo"}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_command_line(tmp_path):
-    """A run directory, its panels, and one clear line where there is no run or a short one."""
-    (tmp_path / "config.json").write_text(json.dumps({"script": "grpo"}))
-    rows = [*run(**PLANTED["training breaks"]), {"step": 0, "eval_accuracy": 0.3}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "plots/diagnose.py"]
-    done = subprocess.run([*command, tmp_path], cwd=diagnose.ROOT, capture_output=True, text=True)
-    assert (
-        done.returncode == 0 and "SHOWN  training breaks: accuracy 30 points below" in done.stdout
-    )
+    """The command that the README gives, on a run directory: what is shown, and its panels."""
+    write_run(tmp_path, [*run(**PLANTED["training breaks"]), {"step": 0, "eval_accuracy": 0.3}])
+    command = [sys.executable, "-m", "tools.diagnose", tmp_path]
+    done = subprocess.run(command, cwd=common.HERE, capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "SHOWN  training breaks: accuracy 30 points below" in done.stdout
     assert (tmp_path / "diagnosis.png").stat().st_size > 10_000
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(rows[0]) + "\n")
+
+
+def test_no_run_or_a_short_one_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    """Quarters of a few steps are noise, and a traceback is no answer to a wrong path."""
+    write_run(tmp_path, run()[:7])
     for path, message in ((tmp_path, "at least 8 are needed"), ("nowhere", "no run here")):
-        done = subprocess.run([*command, path], cwd=diagnose.ROOT, capture_output=True, text=True)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+        monkeypatch.setattr("sys.argv", ["diagnose.py", str(path)])
+        with pytest.raises(SystemExit) as stopped:
+            diagnose.main()
+        assert stopped.value.code == 2 and message in capsys.readouterr().err

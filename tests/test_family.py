@@ -12,7 +12,7 @@ import dapo
 import gdpo
 import grpo
 import run_log
-from countdown_task import CountdownTask
+from countdown_task import REWARDS, CountdownTask
 
 FAMILY = ["grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"]
 KEEPS_KL = {"grpo", "gspo", "gdpo"}
@@ -243,9 +243,18 @@ class Draws:
         lengths = torch.tensor([T if row % G == 0 else 2 for row in range(P * G)])
         mask = (torch.arange(T) < lengths[:, None]).float()
         rollout = dapo.Rollout(
-            problems, [[draw, p] for p in range(P)], texts, ids, mask, -mask, mask,
-            (lengths == T).long(), correct, P * G, int(mask.sum()),
-        )  # fmt: skip
+            problems=[problem for problem in problems for _ in range(G)],
+            prompts=[[draw, p] for p in range(P) for _ in range(G)],
+            completions=texts,
+            completion_ids=ids,
+            mask=mask,
+            logprobs=-mask,
+            entropy=mask,
+            truncated=(lengths == T).long(),
+            correct=correct,
+            completions_sampled=P * G,
+            tokens_sampled=int(mask.sum()),
+        )
         self.made.append(rollout)
         return rollout
 
@@ -262,13 +271,14 @@ def dapo_batch(monkeypatch, *counts, **changes):
 def test_dynamic_sampling_refills_until_full(monkeypatch):
     """Only groups that are neither all right nor all wrong; every draw is accounted for."""
     made, rollout, rewards, _ = dapo_batch(monkeypatch, [0, 1, 4, 2], [4, 0], [3, 3])
-    assert [len(draw.problems) for draw in made] == [4, 2, 2]  # as many as are still missing
-    assert rollout.prompts == [[0, 1], [0, 3], [2, 0], [2, 1]]
+    assert [len(draw.mask) // 4 for draw in made] == [4, 2, 2]  # as many as are still missing
+    assert rollout.prompts[::4] == [[0, 1], [0, 3], [2, 0], [2, 1]]
     assert rollout.correct.view(4, 4).sum(1).tolist() == [1, 2, 3, 3]
     rows = [*range(4, 8), *range(12, 16), *range(8)]
     assert rollout.completion_ids[:, 0].tolist() == rows
     assert [int(text.split()[-1]) for text in rollout.completions] == rows
-    assert rollout.problems == [made[0].problems[1], made[0].problems[3], *made[2].problems]
+    first, _, last = (draw.problems for draw in made)
+    assert rollout.problems == [*first[4:8], *first[12:16], *last]
     assert rollout.completions_sampled == 16 + 8 + 8
     assert rollout.tokens_sampled == sum(draw.tokens_sampled for draw in made)
     assert rewards.shape == (4, 4, 3)
@@ -334,7 +344,7 @@ def test_two_steps_and_resume(name, llama_folder, tmp_path, monkeypatch):
     settings = TINY | ({"overlong_cache": 4} if name == "dapo" else {})
     # A random model is never right: let the length of what it writes decide.
     monkeypatch.setattr(script, "is_correct", lambda text, problem: len(text) % 2 == 1)
-    monkeypatch.setitem(grpo.REWARDS, "answer", lambda text, problem: float(len(text) % 2))
+    monkeypatch.setitem(REWARDS, "answer", lambda text, problem: float(len(text) % 2))
 
     def run(folder, steps, **changes):
         config = script.Config(

@@ -55,7 +55,7 @@ def test_generation_config_does_not_leak(sampled):
     assert (model.generation_config.top_k, model.generation_config.temperature) == (1, 0.3)
     firsts = rollout.completion_ids[:, 0].view(len(PROBLEMS), -1).tolist()
     assert all(len(set(group)) > 4 for group in firsts)
-    expected = grpo.rollout_logprobs(model, rollout, config)
+    expected = grpo.over_rollout(grpo.completion_logprobs, model, rollout, config)
     torch.testing.assert_close(rollout.logprobs, expected, atol=1e-4, rtol=0)
 
 

@@ -1,15 +1,14 @@
 """The side-by-side page: what it says of the scripts is true, and it works in a browser."""
 
-from xml.etree import ElementTree
-
 import pytest
 
-from plots import side_by_side
-from plots.effects import SCRIPTS
+import common
+from experiments.arms import SCRIPTS
+from plots import axes, side_by_side
 
 
 def source(name):
-    return (side_by_side.ROOT / f"{name}.py").read_text(encoding="utf-8")
+    return (common.HERE / f"{name}.py").read_text(encoding="utf-8")
 
 
 def shown_rows(left, right):
@@ -20,16 +19,17 @@ def shown_rows(left, right):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_colours_lose_no_character(name):
+    """A page of code that is not the code is worse than none."""
     lines = side_by_side.coloured_lines(source(name))
     assert ["".join(text for _, text in line) for line in lines] == source(name).splitlines()
     assert [("k", "import"), ("", " torch")] in lines
     kinds = {text: kind for line in lines for kind, text in line}
-    assert kinds["def"] == "k" and kinds["0.5" if "0.5" in kinds else "0.0"] == "n"
+    assert kinds["def"] == "k" and kinds["0.0"] == "n" and kinds["# Model"] == "c"
 
 
 @pytest.mark.parametrize("name", SCRIPTS[1:])
 def test_blocks_hold_both_sources(name):
-    """Every line once and in order on its side, equal lines equal, marks inside their line."""
+    """Every line once and in order, marks inside their line; labels name the axes that move."""
     old, new = source("grpo").splitlines(), source(name).splitlines()
     left, right, labels = [], [], set()
     for block in side_by_side.differences(source("grpo"), source(name)):
@@ -46,19 +46,12 @@ def test_blocks_hold_both_sources(name):
             for line, spans in zip((old[i], new[j]), marks, strict=True):
                 assert all(0 <= begin < end <= len(line) for begin, end in spans)
     assert left == list(range(len(old))) and right == list(range(len(new)))
-    assert labels <= {*side_by_side.AXES, "docstring", "part of the same move"}
-
-
-def test_hunks_carry_their_axes():
-    labels = {
-        block["label"]
-        for block in side_by_side.differences(source("grpo"), source("gspo"))
-        if "rows" in block
-    }
-    assert labels == {"docstring", "clip width", "granularity"}
+    moved = axes.moved_axes(source(name), source("grpo"))
+    assert labels - {"docstring", "part of the same move"} == moved
 
 
 def test_words_are_marked():
+    """Whole words, or a reader sees a changed letter and not the change."""
     old, new = "    return ratio * mask, low", "    return ratios * mask, low + high"
     first, second = side_by_side.word_marks(old, new)
     assert [old[a:b] for a, b in first] == ["ratio"]
@@ -66,22 +59,22 @@ def test_words_are_marked():
 
 
 def test_alignment_pairs_what_is_alike():
+    """Two versions of a line stand side by side, also where a line was added above."""
     rows = side_by_side.align(["import os", "b = two(y)"], ["# note", "b = two(y, z)"])
     assert (1, 1) in rows and (0, None) in rows and (None, 0) in rows
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_equations_and_coordinates(name):
-    """Well-formed, with the letters that set this script apart; all six axes are found."""
-    text = [
-        "".join(ElementTree.fromstring(part).itertext()) for part in side_by_side.equations(name)
-    ]
-    assert ("β" in text[2]) == (name in ("grpo", "gspo", "gdpo"))
-    assert ("clip" in text[2]) == (name != "cispo")
-    assert ("log" in text[1]) == (name == "gspo")
-    assert ("std" in text[0]) == (name != "dr_grpo")
-    found = side_by_side.coordinates(source(name))
-    assert list(found) == list(side_by_side.AXES) and all(found.values())
+def test_equations(name):
+    """All of the docstring's, nothing else, with what sets this script apart."""
+    lines = side_by_side.equations(source(name))
+    text = "\n".join(lines)
+    assert lines[0].startswith("Z_ik = (R_ik" if name == "gdpo" else "A_i  = ")
+    assert all(f"    {line}\n" in source(name) for line in lines) and "Coordinates" not in text
+    assert ("beta" in text) == (name in ("grpo", "gspo", "gdpo"))
+    assert ("clip(" in text) == (name != "cispo")
+    assert ("exp(" in text) == (name == "gspo")
+    assert ("std" in text) == (name != "dr_grpo")
 
 
 @pytest.mark.skipif(not side_by_side.chromium(), reason="no Chromium on this machine")
@@ -106,6 +99,10 @@ def test_page_in_a_browser(width, scheme, tmp_path):
         assert changes == sum(
             "rows" in block for block in side_by_side.differences(source("grpo"), source("gspo"))
         )
+        old, new = (side_by_side.equations(source(script)) for script in ("grpo", "gspo"))
+        assert page.inner_text("#about-right pre").rstrip() == "\n".join(new)
+        marked = page.locator("#about-right pre .differs").all_inner_texts()
+        assert [line.rstrip() for line in marked] == [line for line in new if line not in old]
         page.keyboard.press("n")
         assert page.inner_text("#where").startswith(f"change 1 of {changes}")
         page.keyboard.press("p")

@@ -12,9 +12,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers
 
 import common
+import dapo
 import grpo
 import run_log
 
@@ -212,6 +214,25 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
     assert training_rows(tmp_path) == finished.rows
 
 
+def test_a_checkpoint_carries_more_than_the_optimizer(tiny, tmp_path):
+    """Anything with a state_dict, under its own name: a critic, say, or a table of problems."""
+
+    def parts():
+        memory = torch.nn.BatchNorm1d(3)  # has buffers and parameters
+        model, tokenizer = common.load_model(tiny["model"])
+        optimizer = torch.optim.AdamW(model.parameters())
+        return model, tokenizer, {"optimizer": optimizer, "memory": memory}
+
+    options = tiny | {"steps": 1, "output_dir": str(tmp_path)}
+    model, tokenizer, saved = parts()
+    for _ in run_log.Run(grpo.Config(**options), "grpo").steps(model, tokenizer, **saved):
+        saved["memory"].running_mean += 5
+    model, tokenizer, loaded = parts()
+    run = run_log.Run(grpo.Config(**options | {"resume": True}), "grpo")
+    assert list(run.steps(model, tokenizer, **loaded)) == []
+    assert loaded["memory"].running_mean.tolist() == [10.0] * 3
+
+
 # ---- What a run refuses -------------------------------------------------------------------------
 
 
@@ -247,6 +268,8 @@ def test_longer_resume_goes_on_and_overwrite_starts_over(tiny, finished, tmp_pat
 
 BAD = {
     "group_size": {"group_size": 1},
+    "dtype": {"dtype": "float16"},
+    "max_grad_norm": {"max_grad_norm": float("nan")},
     "max_new_tokens": {"max_new_tokens": 1000},  # the context has 256
     "max_number": {"max_number": -5},
     "reward_components": {"reward_components": ["honesty"], "reward_weights": [1.0]},
@@ -281,6 +304,14 @@ def test_bad_data(tiny, tmp_path, monkeypatch, case):
     assert named in rejected(monkeypatch, **options) and not (tmp_path / "run").exists()
 
 
+def test_bounds_that_name_another_option(monkeypatch):
+    """dapo.py's overlong cache is the last part of the budget; one line says so."""
+    words = ["dapo.py", "--overlong_cache", "257"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="--overlong_cache 257: at most --max_new_tokens 256"):
+        run_log.launch(dapo.train, dapo.Config, dapo.__doc__)
+
+
 def test_unknown_option(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["grpo.py", "--clip_hihg", "0.28"])
     with pytest.raises(SystemExit):
@@ -296,14 +327,13 @@ def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
 
 
 def test_play(tmp_path):
-    """`python countdown_task.py`: a completion, its verdicts and a solution; or one clear line."""
-    command = [sys.executable, str(grpo.common.HERE / "countdown_task.py"), "3", "7", "12"]
-    command += ["--target", "33"]
-    played = subprocess.run(command, capture_output=True, text=True)
+    """`python -m tools.play`: a completion, its verdicts and a solution; or one clear line."""
+    command = [sys.executable, "-m", "tools.play", "3", "7", "12", "--target", "33"]
+    played = subprocess.run(command, cwd=common.HERE, capture_output=True, text=True)
     assert played.returncode == 0, played.stderr
     assert "rewards: answer" in played.stdout and "a true solution: " in played.stdout
     command += ["--model", str(tmp_path / "nowhere")]
-    refused = subprocess.run(command, capture_output=True, text=True)
+    refused = subprocess.run(command, cwd=common.HERE, capture_output=True, text=True)
     assert refused.returncode == 2 and "error: --model" in refused.stderr
     assert "Traceback" not in refused.stderr
 

@@ -1,9 +1,7 @@
 """Advantages, losses and updates: hand-checked numbers and the traps of every peer."""
 
-import itertools
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ from transformers import AutoModelForCausalLM
 
 import common
 import grpo
+import run_log
 from countdown_task import Problem
 
 ONE = grpo.Config(reward_components=["answer"], reward_weights=[1.0])
@@ -192,7 +191,7 @@ def test_gradient_is_that_of_the_plain_padded_computation(batch, llama_folder):
     model, terms = AutoModelForCausalLM.from_pretrained(llama_folder).eval(), []
     for row in range(12):  # the first of two minibatches
         n = int(rollout.mask[row].sum())
-        prompt = rollout.prompts[row // 6]
+        prompt = rollout.prompts[row]
         ids = torch.tensor([prompt + rollout.completion_ids[row, :n].tolist() + [5, 6, 7]])
         logp = F.log_softmax(model(ids).logits[0], -1)[len(prompt) - 1 : len(prompt) - 1 + n]
         logp = logp.gather(-1, ids[0, len(prompt) : len(prompt) + n, None])[:, 0]
@@ -212,59 +211,6 @@ def test_micro_batches_add_up(batch, budget):
     assert_same(gradients(batch, tokens_per_microbatch=budget)[0], gradients(batch)[0])
 
 
-@pytest.mark.parametrize("limit", [1, 40, 100, 400, "three rows"])
-@pytest.mark.parametrize("seed", range(5))
-def test_packing(limit, seed):
-    """Rows in order, none above the limit but alone, and no cut where one more row fits."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = torch.randint(1, 60, (10, 1), generator=generator)
-    rollout = SimpleNamespace(prompts=[[1] * 4, [1] * 7], mask=(torch.arange(60) < sizes).float())
-
-    def tokens(batch):
-        prompts = sum(len(rollout.prompts[group]) for group in {row // 5 for row in batch})
-        return prompts + sum(int(sizes[row]) for row in batch)
-
-    limit = tokens([0, 1, 2]) if limit == "three rows" else limit
-    config = replace(ONE, group_size=5, tokens_per_microbatch=limit)
-    batches = common.pack_rows(rollout, range(10), config)
-    assert [row for batch in batches for row in batch] == list(range(10))
-    assert all(len(batch) == 1 or tokens(batch) <= limit for batch in batches)
-    for batch, after in itertools.pairwise(batches):
-        assert tokens([*batch, after[0]]) > limit
-
-
-def test_prefix_tree(batch):
-    """A node for every distinct prefix, no more; each completion token is predicted at its own."""
-    _, rollout, _, config = batch
-    rows = [7, 0, 3, 2, 11, 5, 4, 1, 23, 8]
-    ids = rollout.completion_ids.clone()
-    ids[0], ids[1, :4], ids[2, :9] = ids[3], ids[3, :4], ids[4, :9]  # equal, equal to begin with
-    mask = rollout.mask.clone()
-    mask[0] = mask[3]
-    mask[8] = 0  # as overlong filtering leaves it
-    rollout = replace(rollout, completion_ids=ids, mask=mask)
-    tree, prefixes, predicts = common.PrefixTree(rollout, rows, config), set(), {}
-    for index, row in enumerate(rows):
-        prompt, n = rollout.prompts[row // 6], int(mask[row].sum())
-        whole = (*prompt, *ids[row, :n].tolist())
-        prefixes |= {whole[:end] for end in range(1, max(len(whole), len(prompt) + 1))}
-        predicts |= {(index, t): whole[: len(prompt) + t] for t in range(n)}
-    tokens = sum(len(rollout.prompts[row // 6]) + int(mask[row].sum()) - 1 for row in rows)
-    assert len(prefixes) < 0.7 * tokens  # there is much to share
-    assert sorted((len(p) - 1, p[-1]) for p in prefixes) == sorted(
-        zip(tree.positions[0].tolist(), tree.ids[0].tolist(), strict=True)
-    )
-    found = {}
-    for place, prefix in predicts.items():
-        node = int(tree.kept[tree.states[place]])
-        assert found.setdefault(node, prefix) == prefix
-        assert (int(tree.positions[0, node]), int(tree.ids[0, node])) == (
-            len(prefix) - 1,
-            prefix[-1],
-        )
-    assert len(found) == len(set(predicts.values()))
-
-
 def test_row_order_and_padding_change_nothing(batch):
     fresh, rollout, scores, config = batch
     order = torch.tensor([0, 1]).repeat_interleave(6) * 6 + torch.randperm(6).repeat(2)
@@ -275,6 +221,17 @@ def test_row_order_and_padding_change_nothing(batch):
     }
     shuffled = (fresh, replace(rollout, **wide), scores.flatten()[order].view(4, 6), config)
     assert_same(gradients(shuffled)[0], gradients(batch)[0])
+
+
+def test_advantages_may_differ_from_token_to_token(batch):
+    """(B, T) with one value per row is (P, G); credit at first tokens alone is another update."""
+    fresh, rollout, scores, config = batch
+    per_token = scores.reshape(-1, 1) * rollout.mask
+    assert_same(gradients((fresh, rollout, per_token, config))[0], gradients(batch)[0])
+    per_token[:, 1:] = 0
+    first = gradients((fresh, rollout, per_token, config), kl_coef=0.0)[0]
+    whole = gradients(batch, kl_coef=0.0)[0]
+    assert first[0].abs().max() > 0 and not torch.allclose(first[0], whole[0], rtol=0.1)
 
 
 def test_several_optimizer_steps_per_rollout(batch):
@@ -308,7 +265,7 @@ def test_advantages_push_the_right_way(batch):
     model, config = fresh(), replace(config, kl_coef=0.0, minibatches=1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     grpo.update_policy(model, optimizer, rollout, scores, config)
-    change = grpo.rollout_logprobs(model, rollout, config) - rollout.logprobs
+    change = grpo.over_rollout(grpo.completion_logprobs, model, rollout, config) - rollout.logprobs
     gain = (change.sum(1) / rollout.mask.sum(1) * scores.flatten()).sum()
     assert gain > 0
 
@@ -328,11 +285,11 @@ def test_small_updates_are_not_lost(batch):
 
 def test_clipped_forks_are_counted():
     """Three forks under the mask, two of them clipped, one on either side."""
-    metrics = common.TokenMetrics()
+    metrics = run_log.TokenMetrics()
     mask = torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
     entropy = torch.tensor([[0.6, 0.6, 0.1, 0.7, 0.9]])
     low, high = torch.zeros(1, 5).bool(), torch.zeros(1, 5).bool()
     low[0, 0] = high[0, 2] = high[0, 3] = high[0, 4] = True
     metrics.add({"clip_low": low, "clip_high": high}, mask, entropy)
     assert metrics.summary()["clip_forks"] == pytest.approx(2 / 3)
-    assert common.TokenMetrics().summary()["clip_forks"] is None
+    assert run_log.TokenMetrics().summary()["clip_forks"] is None

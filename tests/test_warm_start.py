@@ -1,4 +1,4 @@
-"""The base's recipe: what it is taught is true, and both architectures train and load."""
+"""The base's recipe: what it is taught is true, and it trains, saves and loads."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import common
-import warm_start
+from base_model import warm_start
 from countdown_task import OPERATORS, CountdownTask, is_correct
 
 
@@ -69,26 +69,16 @@ def test_the_fork_is_a_coin(taught):
     assert len(labels) > 500 and abs(share - warm_start.RETRY) < 0.06
 
 
-@pytest.mark.parametrize("experts", [0, 4])
-def test_trains_saves_and_loads(experts, tmp_path, monkeypatch, capsys):
+def test_trains_saves_and_loads(tmp_path, monkeypatch, capsys):
+    """The recipe's own command line, at three steps; nothing is overwritten unasked."""
     monkeypatch.setattr(warm_start, "quality", lambda *_: {})
-    words = [
-        "warm_start.py",
-        "--steps",
-        "3",
-        "--tokens_per_batch",
-        "512",
-        "--experts",
-        str(experts),
-    ]
-    words += ["--output_dir", str(tmp_path / "base")]
-    monkeypatch.setattr("sys.argv", words)
+    words = ["warm_start.py", "--steps", "3", "--tokens_per_batch", "512"]
+    monkeypatch.setattr("sys.argv", [*words, "--output_dir", str(tmp_path / "base")])
     warm_start.main()
     model, tokenizer = common.load_model(str(tmp_path / "base"))
-    assert getattr(model.config, "num_local_experts", 0) == experts
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert tokenizer.decode(tokenizer.encode("12-9=3: ")) == "12-9=3: "
-    with pytest.raises(SystemExit):  # nothing is overwritten unasked
+    with pytest.raises(SystemExit):
         warm_start.main()
     assert "add --overwrite" in capsys.readouterr().err
 

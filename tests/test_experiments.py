@@ -1,0 +1,286 @@
+"""Experiments: probes change nothing, logs are of their arms, effects mean what they say."""
+
+import importlib
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+
+import common
+import grpo
+from countdown_task import Problem
+from experiments import arms, benchmark, curves, effects, probes, reports
+from experiments.arms import ARMS, EXPERIMENTS, SCRIPTS
+from experiments.run import prepare
+from plots import axes, make_figures
+
+TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
+TINY |= {"eval_problems": 4, "reward_components": ["brevity"], "reward_weights": [1.0]}
+TINY |= {"learning_rate": 1e-2, "seed": 3}
+
+
+def logged_in(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- Arms and their logs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_are_possible(name):
+    """Options and swapped functions exist, and every arm belongs to an experiment."""
+    arm = ARMS[name]
+    module = importlib.import_module(arm.script)
+    importlib.import_module(arm.swap.get("Config", arm.script)).Config(**arm.flags)
+    for function, source in arm.swap.items():
+        assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
+    assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
+    assert len(arm.seeds) >= 5 or name == "long"
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_logs_are_of_the_arms_as_they_stand(name):
+    """All seeds, each run whole, under the flags and swaps that arms.py has now."""
+    arm = ARMS[name]
+    steps = importlib.import_module(arm.script).Config(**arm.flags).steps
+    for seed in arm.seeds:
+        log = arms.LOGS / f"{name}-seed{seed}.jsonl"
+        head, *logged = [json.loads(line) for line in log.read_text().splitlines()]
+        assert head["flags"] == arm.flags and head["swap"] == arm.swap and head["seed"] == seed
+        assert [row["step"] for row in logged if "updates" in row] == list(range(1, steps + 1))
+
+
+# ---- Probes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "swap"),
+    [
+        ("grpo", {}, {}),
+        ("gspo", {}, {}),
+        ("cispo", {"max_new_tokens": 65}, {"policy_loss": "dapo", "Config": "dapo"}),
+    ],
+)
+def test_probes_change_nothing(script, flags, swap, llama_folder, tmp_path):
+    """A watched run logs the numbers of an unwatched one, and the probes' besides."""
+    arm = arms.Arm(script, swap=swap)
+    flags = {**TINY, **flags, "model": llama_folder}
+    watched = prepare(arm)
+    plain = importlib.import_module(script)
+    watched.train(watched.Config(**flags, output_dir=str(tmp_path / "watched")))
+    if not swap:
+        plain.train(plain.Config(**flags, output_dir=str(tmp_path / "plain")))
+        clock = ("seconds", "tokens_per_second", "peak")
+        pair = (logged_in(tmp_path / name) for name in ("plain", "watched"))
+        for a, b in zip(*pair, strict=True):
+            assert all(b[key] == value for key, value in a.items() if not key.startswith(clock))
+    found = [row for row in logged_in(tmp_path / "watched") if "log_ratio_rms" in row]
+    assert len(found) == 2
+    for row in found:
+        assert row["advantage_levels"] >= 2 and len(row["weight_by_right"]) == 4
+        # With gspo.py every token of a row shares the ratio; the probe still sees the tokens'.
+        assert row["log_ratio_rms"] >= row["sequence_log_ratio_rms"] > 0
+    assert plain.policy_loss.__module__ == script  # nothing leaked into the script itself
+
+
+def probes_of_nothing():
+    names = ("sample_batch", "completion_logprobs", "compute_advantages", "policy_loss")
+    return probes.Probes(SimpleNamespace(**dict.fromkeys(names)))
+
+
+def test_weight_of_groups_by_their_right_answers():
+    """The effect of std rests on these pairs: (right answers of a group, its share of weight)."""
+    watch = probes_of_nothing()
+    watch.classes, watch.routing = {"fork": [1]}, SimpleNamespace(remember=lambda *_: None)
+    correct = torch.tensor([1, 0, 1, 1, 0, 0, 0, 1])
+    rollout = SimpleNamespace(problems=[None] * 8, completions=[""] * 8, correct=correct)
+    watch.see_sample_batch((rollout, None), None, None, None, grpo.Config(group_size=4))
+    watch.see_compute_advantages(torch.tensor([[1.0, -3.0, 1.0, 1.0], [-0.5, -0.5, -0.5, 0.5]]))
+    found = watch.summary()
+    assert found["weight_by_right"] == [[3, 1.5], [1, 0.5]]
+    assert found["advantage_levels"] == 4 and found["advantage_levels_per_group"] == 2
+
+
+def test_zeroed_tokens_are_counted_by_class():
+    """Of the numbers one is clipped away below, of the forks one above; CISPO zeroes none."""
+    watch = probes_of_nothing()
+    watch.classes = {"fork": [1], "number": [2, 3]}
+    watch.ids, watch.switched = torch.tensor([[1, 2, 3, 1]]), None
+    old = torch.zeros(1, 4)
+    new, mask = torch.tensor([[0.5, -0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    low, high = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 0, 0]]).bool()
+    metrics = {"clip_low": low, "clip_high": high}
+    watch.see_policy_loss((None, metrics), new, old, None, mask, None)
+    found = watch.summary()
+    assert found["zeroed_fork"] == 1.0 and found["zeroed_number"] == 0.5
+    assert found["log_ratio_rms"] == pytest.approx(math.sqrt(0.5 / 3))
+    assert found["sequence_log_ratio_rms"] == pytest.approx(0, abs=1e-7)
+    watch.see_policy_loss((None, {"clip_high": high}), new, old, None, mask, None)
+    assert watch.summary()["zeroed_fork"] == 0
+
+
+def test_switched_tokens_of_a_mixture():
+    """No token changes experts before the first update; many do when a router is turned round.
+
+    Grouped rows share prefixes, so the probe is held to one row run by itself.
+    """
+    config = grpo.Config(group_size=4, max_new_tokens=12)
+    tokenizer = common.load_model("base_model")[1]
+    torch.manual_seed(0)
+    model = MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            max_position_embeddings=256,
+            initializer_range=0.3,
+            attn_implementation="from_context",
+        )
+    ).eval()
+    problems = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
+    routing = probes.Routing(model)
+    rollout = grpo.sample_groups(model, tokenizer, problems, config, common.torch_stream(0))
+    routing.remember(rollout, config)
+    for row, n in enumerate(rollout.mask.sum(1).int().tolist()):
+        prompt = rollout.prompts[row]
+        with torch.no_grad():
+            model(torch.tensor([prompt + rollout.completion_ids[row, :n].tolist()]))
+        alone = torch.stack(routing.routed[-routing.layers :])[:, len(prompt) - 1 : -1]
+        assert torch.equal(routing.before[:, row, :n], alone.sort(-1).values)
+    routing.routed = []
+    rows = [5, 0, 7]  # others of their group, another order
+    on = rollout.mask[rows] > 0
+
+    def switched():
+        T = grpo.completion_logprobs(model, rollout, rows, config).shape[1]
+        return routing.switched(rollout, rows, config)[on[:, :T]]
+
+    assert not switched().any()
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate.weight.neg_()
+    assert switched().float().mean() > 0.5
+    dense, _ = common.load_model("base_model")
+    assert probes.Routing(dense).switched(rollout, rows, config) is None
+
+
+def test_retries():
+    """Only the end of a line without a hit is a fork, and only if the model got to decide."""
+    texts = [
+        "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4=8 vs 9 no, </think>\n<answer>",  # 1 of 2
+        "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no fork
+        "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4",  # cut off: 1 of 1
+    ]
+    assert probes.retries(texts) == (2, 3)
+
+
+def test_pass_at_k_without_bias(monkeypatch):
+    """With c of 16 right, pass@1 is c/16 and pass@16 is whether any is right."""
+    right = torch.tensor([0] * 16 + [1] * 4 + [0] * 12)
+    fake = SimpleNamespace(sample_groups=lambda *_: SimpleNamespace(correct=right))
+    monkeypatch.setattr(probes, "PASS_PROBLEMS", 2)
+    found = probes.pass_at_k(None, None, fake, grpo.Config())
+    assert found[1] == pytest.approx(0.125) and found[16] == 0.5
+    assert found[2] == pytest.approx((1 - (12 * 11) / (16 * 15)) / 2)
+
+
+# ---- Effects, reports ---------------------------------------------------------------------------
+
+
+def test_effects_are_of_known_arms():
+    """A typing error in effects.csv would drop a row, or compare with nothing, in silence."""
+    for effect in effects.EFFECTS:
+        experiment = EXPERIMENTS[effect.experiment]
+        assert {effect.base, effect.moved} <= ARMS.keys(), effect
+        assert {effect.base, effect.moved} & set(experiment.arms), effect
+        assert effect.expected in (-1, 0, 1) and effect.what, effect
+    assert {effect.experiment for effect in effects.EFFECTS} == EXPERIMENTS.keys()
+
+
+def test_every_effect_measures_something():
+    """A metric that no run logs has an empty mean, which is no number."""
+    for effect in effects.EFFECTS:
+        before, after = effect.values()
+        assert len(before) == len(after) >= 2, effect
+        assert all(map(math.isfinite, (*before, *after))), effect
+
+
+def test_reports_are_of_the_logs():
+    """results.md and transcripts.md are what reports.py writes now."""
+    for name, text in (("results", reports.results()), ("transcripts", reports.transcripts())):
+        path = common.HERE / f"experiments/{name}.md"
+        assert path.read_text(encoding="utf-8") == text
+
+
+def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):
+    """A rise of 2 in every seed is seen, the reverse or a difference, as the hypothesis has it."""
+
+    def runs(*numbers):  # x has this mean over steps 2-3, y is this at step 3
+        return {
+            seed: [{"step": 1, "x": 99}, {"step": 2, "x": n - 1}, {"step": 3, "x": n + 1, "y": n}]
+            for seed, n in enumerate(numbers)
+        }
+
+    logs = {"a": runs(5.0, 6.0, 7.0), "b": runs(7.0, 8.1, 8.9, 0.0), "c": runs(3.0, 8.1, 8.9)}
+    monkeypatch.setattr(effects, "load", logs.__getitem__)
+    for expected, verdict in ((1, "seen"), (-1, "the reverse"), (0, "differs")):
+        effect = effects.Effect("kl", expected, "a", "b", "x > y", "2-3 > 3", "?")
+        found = effect.measured()
+        assert found["verdict"] == verdict and found["seeds"] == found["agree"] == 3
+        assert found["difference"] == pytest.approx(2.0)
+        assert found["interval"][0] >= 1.9 and found["interval"][1] <= 2.1
+    for expected, verdict in ((1, "not seen"), (0, "within noise, as expected")):
+        effect = effects.Effect("kl", expected, "a", "c", "x", "2-3", "?")
+        assert effect.measured()["verdict"] == verdict
+
+
+def test_saturating_fit_finds_the_curve():
+    """results.md quotes its ceiling."""
+    rows = [
+        {"step": step, "tokens_total": t, "eval_accuracy": 0.75 - 0.47 * math.exp(-t / 150e3)}
+        for step, t in enumerate((0, 50e3, 120e3, 200e3, 300e3, 400e3, 500e3))
+    ]
+    ceiling, tau = effects.saturating_fit(rows)
+    assert ceiling == pytest.approx(0.75, abs=0.005) and tau == pytest.approx(150e3, rel=0.03)
+
+
+def test_interval_covers_the_mean():
+    """An interval that is too narrow turns noise into effects."""
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for _ in range(200):
+        values = (torch.randn(20, generator=generator) + 3).numpy()
+        low, high = curves.interval(values, draws=500)
+        covered += low < 3 < high
+    assert 0.86 <= covered / 200 <= 0.99  # the percentile interval is a little short
+
+
+def test_axes_are_read_from_the_scripts():
+    """Each script leaves GRPO's place on exactly its axes, and the map has a place for it."""
+    sources = {name: (common.HERE / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
+    moved = {name: axes.moved_axes(source, sources["grpo"]) for name, source in sources.items()}
+    assert moved == {
+        "grpo": set(),
+        "dr_grpo": {"length + std", "KL"},
+        "dapo": {"clip width", "length + std", "KL", "sampling"},
+        "gspo": {"granularity", "clip width"},
+        "gdpo": {"advantage"},
+        "cispo": {"clip width", "length + std", "KL"},
+    }
+    for source in sources.values():
+        found = axes.coordinates(source)
+        assert tuple(found) == axes.AXES
+        assert all(at in make_figures.AXIS_TRACKS[axis] for axis, at in found.items())
+
+
+def test_ratios_pair_neighbours():
+    """A ratio of medians would compare turns that the machine ran at different speeds."""
+    found = benchmark.compare([2.0, 4.0, 6.0], [1.0, 1.0, 2.0])
+    assert found["ratio"] == 3 and found["ratio_range"] == [2, 4]
