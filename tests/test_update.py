@@ -136,6 +136,24 @@ def test_k3_is_the_exact_kl_on_average():
     assert abs(exact - reverse) > 0.05
 
 
+def test_k3_as_a_loss_has_the_gradient_of_the_reverse_kl():
+    """On average over the policy's samples: that of KL(ref || pi), as docs/questions.md says."""
+    torch.manual_seed(0)
+    logits, ref = (
+        torch.randn(50).double().requires_grad_(),
+        torch.randn(50).double().log_softmax(-1),
+    )
+    policy = logits.log_softmax(-1)
+    zero = torch.zeros(1, 50).double()
+    _, metrics = grpo.policy_loss(policy[None], policy[None], ref[None], zero, zero + 1, ONE)
+    sampled = (policy.detach().exp() * metrics["kl_ref"][0]).sum()
+    (found,) = torch.autograd.grad(sampled, logits, retain_graph=True)
+    (reverse,) = torch.autograd.grad((ref.exp() * (ref - policy)).sum(), logits, retain_graph=True)
+    (forward,) = torch.autograd.grad((policy.exp() * (policy - ref)).sum(), logits)
+    torch.testing.assert_close(found, reverse)
+    assert (found - forward).norm() > 0.1 * forward.norm()
+
+
 def test_aggregation_by_hand():
     """|o| = 2 and 8: per-token weights 1/4 and 1/16; each completion weighs 1/2 in all."""
     mask = (torch.arange(8) < torch.tensor([[2], [8]])).float()
