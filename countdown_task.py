@@ -96,7 +96,9 @@ class CountdownTask:
 
     def held_out(self, count, seed=0):
         """`count` distinct held-out problems (no two with the same numbers and target)."""
-        rng, found, fruitless = random.Random(f"held-out {seed}"), {}, 0
+        rng = random.Random(f"held-out {seed}")
+        found = {}  # (sorted numbers, target): problem
+        fruitless = 0  # rounds without a new one
         while len(found) < count and fruitless < 10:
             before = len(found)
             for problem in self.sample(count, rng, held_out=True):
@@ -128,7 +130,8 @@ def read_problems(path):
     """Problems from JSON lines (or parquet, if pyarrow is installed) with `numbers` or `nums`."""
     if not Path(path).is_file():
         raise InputError(f"--data {path}: no such file")
-    number, problems = 0, []
+    problems = []
+    number = 0  # of the row
     try:
         if path.endswith(".parquet"):
             import pyarrow.parquet

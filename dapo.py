@@ -176,11 +176,13 @@ def sample_batch(model, tokenizer, task, config, step):
     spare = []  # groups without signal: they fill the batch if the cap is reached
     while len(mixed) < config.prompts_per_step and len(drawn) <= config.max_refills:
         problems = task.sample(config.prompts_per_step - len(mixed), rng)  # Algorithm 1: refill
-        drawn.append(sample_groups(model, tokenizer, problems, config, generator))
-        for first in range(0, len(drawn[-1].mask), config.group_size):
+        rollout = sample_groups(model, tokenizer, problems, config, generator)
+        drawn.append(rollout)
+        for first in range(0, len(rollout.mask), config.group_size):
             rows = slice(first, first + config.group_size)
-            right = drawn[-1].correct[rows].sum()  # judged before shaping
-            (mixed if 0 < right < config.group_size else spare).append((drawn[-1], rows))
+            right = rollout.correct[rows].sum()  # judged before shaping
+            kind = mixed if 0 < right < config.group_size else spare
+            kind.append((rollout, rows))
     rollout = join_groups((mixed + spare)[: config.prompts_per_step], drawn)
     rewards = compute_rewards(rollout.problems, rollout.completions, config)
     punishment = soft_overlong_punishment(rollout.mask.sum(1), config).view_as(rewards[..., :1])
@@ -191,11 +193,9 @@ def sample_batch(model, tokenizer, task, config, step):
 
 def join_groups(groups, drawn):  # <- sampling: the chosen groups as one rollout
     """[(rollout, rows of one group)] -> Rollout; its counts are those of everything drawn."""
-    whole = {
-        name: sum(getattr(rollout, name) for rollout in drawn)
-        for name in ("completions_sampled", "tokens_sampled")
-    }
-    for name in [field.name for field in fields(Rollout) if field.name not in whole]:
+    counts = ("completions_sampled", "tokens_sampled")
+    whole = {name: sum(getattr(rollout, name) for rollout in drawn) for name in counts}
+    for name in [field.name for field in fields(Rollout) if field.name not in counts]:
         parts = [getattr(rollout, name)[rows] for rollout, rows in groups]
         is_tensor = torch.is_tensor(parts[0])
         whole[name] = torch.cat(parts) if is_tensor else [x for part in parts for x in part]

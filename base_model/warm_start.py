@@ -104,7 +104,8 @@ def steps_with(a, b):
 
 def search_lines(problem):
     """{first step: (its result, [(final step, its result, the whole expression)])}"""
-    lines, numbers = {}, problem.numbers
+    numbers = problem.numbers
+    lines = {}
     for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
         for first, result in steps_with(numbers[i], numbers[j]):
             finals = []
@@ -131,7 +132,8 @@ def trace(problem, rng):
         rng.shuffle(finals)
         finals.sort(key=lambda final: "/" in final[0])
         for final, value, attempt in finals:
-            expression, hit = attempt, value == problem.target
+            expression = attempt
+            hit = value == problem.target
             pieces += [(final, PLAIN), ("=", PLAIN), (str(value), RESULT), (" vs ", PLAIN)]
             pieces += [(str(problem.target), PLAIN), (" yes", YES) if hit else (" no, ", NO)]
             if hit:
@@ -165,7 +167,8 @@ class Traces:
             chat, tokenize=False, add_generation_prompt=True
         )
         ids = self.tokenizer.encode(prompt + "<think>", add_special_tokens=False)
-        labels, weights = list(ids), [0.0] * len(ids)
+        labels = list(ids)
+        weights = [0.0] * len(ids)
         for text, weight in trace(problem, self.rng):
             tokens = self.encode(text)
             ids += tokens
@@ -180,7 +183,8 @@ class Traces:
         while True:
             examples = [self.example(problem) for problem in self.task.sample(1024, self.rng)]
             examples.sort(key=lambda example: len(example[0]))
-            batches, rows = [], []
+            batches = []
+            rows = []
             for example in examples:
                 if rows and (len(rows) + 1) * len(example[0]) > tokens_per_batch:
                     batches.append(rows)
@@ -206,10 +210,12 @@ def train(model, traces, args):
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 - step / args.steps)
     )
-    started, smooth = time.perf_counter(), None
+    started = time.perf_counter()
+    smooth = None  # running mean of the loss
     for step, (ids, labels, weights) in enumerate(traces.batches(args.tokens_per_batch), 1):
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-        labels, weights = labels[:, 1:], weights[:, 1:]
+        labels = labels[:, 1:]
+        weights = weights[:, 1:]
         trained = weights > 0  # logits only where a completion token is predicted
         losses = F.cross_entropy(model.lm_head(hidden[trained]), labels[trained], reduction="none")
         loss = (losses * weights[trained]).sum() / weights.sum()
@@ -230,12 +236,14 @@ def train(model, traces, args):
 
 def quality(model, tokenizer, problems, samples=16):
     """What RL starts from, at temperature 1 on held-out problems: {figure: value}."""
-    config, counts, right = grpo.Config(group_size=samples), Counter(), []
+    config = grpo.Config(group_size=samples)
+    counts = Counter()
+    solved = []  # (problems, samples) of each part
     for start in range(0, len(problems), 32):
         generator = common.torch_stream("quality", start)
         part = problems[start : start + 32]
         rollout = grpo.sample_groups(model, tokenizer, part, config, generator)
-        right.append(rollout.correct.view(-1, samples).float())
+        solved.append(rollout.correct.view(-1, samples).float())
         counts["tokens"] += rollout.tokens_sampled
         for index, text in enumerate(rollout.completions):
             problem = rollout.problems[index]
@@ -256,7 +264,8 @@ def quality(model, tokenizer, problems, samples=16):
             counts["repeated"] += len(firsts) - len(set(firsts))
             counts["retried"] += len(firsts) - 1
             counts["forks"] += len(firsts) - 1 + (not thought.endswith(" yes"))
-    right, verdicts = torch.cat(right), counts["yes said"] + counts["no said"]
+    right = torch.cat(solved)
+    verdicts = counts["yes said"] + counts["no said"]
     verdicts_right = counts["yes right"] + counts["no right"]
     return {
         "format": counts["format"] / counts["completions"],

@@ -146,7 +146,8 @@ def trl_trainer(config, directory, callback):
 def paired_steps(config, rounds):
     """{contender: [seconds of each training step]}, turn by turn; the first turn warms up."""
     ours = Ours(config)
-    seconds, lengths = {"ours": [], "TRL": []}, []
+    seconds = {"ours": [], "TRL": []}
+    lengths = []
 
     class TakeTurns(transformers.TrainerCallback):
         """Stops TRL's clock after each rollout's last update and lets ours have its turn."""
@@ -200,7 +201,8 @@ def generate(model, prompts, config, tokenizer, forced):
 
 def paired_rollouts(ours, problems, forced, rounds):
     """{contender: [tokens/s]}, up to and including EOS; and our last rollout."""
-    config, model = ours.config, stock(ours.config)
+    config = ours.config
+    model = stock(config)
     tokenizer = Endless(ours.tokenizer) if forced else ours.tokenizer
     speed = {"ours": [], "model.generate": []}
     for turn in range(rounds + 1):
@@ -291,7 +293,8 @@ def part_phases(policies, rounds):
     report = {}
     for name in ("short", "long", "endless", "forced"):
         _, policy, budget = SCENARIOS.get(name, SCENARIOS["short"])
-        ours, forced = Ours(settings(policies[policy], 16, max_new_tokens=budget)), name == "forced"
+        ours = Ours(settings(policies[policy], 16, max_new_tokens=budget))
+        forced = name == "forced"
         problems = ours.task.sample(16, common.stream("benchmark"))
         turns = rounds * MORE_TURNS.get(name, 1)
         speed, rollout = paired_rollouts(ours, problems, forced, turns)
@@ -312,7 +315,8 @@ def part_sharing(policies, rounds):
     report = {}
     for name in POLICIES:
         config = settings(policies[name], 16, max_new_tokens=SCENARIOS[name][2])
-        ours, rows, with_prompts_once, nodes = Ours(config), 0, 0, 0
+        ours = Ours(config)
+        rows = with_prompts_once = nodes = 0  # tokens
         for turn in range(rounds):
             rollout, _ = grpo.sample_batch(ours.model, ours.tokenizer, ours.task, config, turn)
             for minibatch in torch.arange(len(rollout.mask)).chunk(config.minibatches):

@@ -106,7 +106,6 @@ def noisy_ratios(q, script):
 
 def colliding_components(q, script):
     names = sorted({key for row in q.rows for key in row if key.startswith("reward_")})
-    names = [name for name in names if name != "reward_shaping"]
     up = [name for name in names if q.gain(name) > 0.05]
     stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
     moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
