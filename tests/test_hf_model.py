@@ -118,12 +118,6 @@ def test_prompt(qwen_folder, chat, bos):
         assert tokenizer.decode(ids) == "<s>" * bos + before + prompt_text(problem) + after
 
 
-def test_prompt_of_the_default_model():
-    model, tokenizer = common.load_model("base_model")
-    for ids in common.encode_prompts(model, tokenizer, PROBLEMS, grpo.Config()):
-        assert tokenizer.decode(ids).endswith("<think>")
-
-
 def test_attention_that_ours_lacks_is_refused(qwen_folder, tmp_path):
     """One line, before a run writes anything."""
     _, tokenizer = common.load_model(qwen_folder)
