@@ -197,12 +197,16 @@ def test_budget_can_fail():
 
 
 def test_a_new_variant_is_held_to_the_axes_it_names():
-    """rloo.py as in docs/exercises.md; it fails if it moves a second axis or lacks a marker."""
+    """rloo.py as in docs/exercises.md; it fails if it moves another axis or lacks a marker."""
     rloo = swap(read("grpo"), "minus the group's mean", "minus the mean of the others")
+    rloo = swap(
+        rloo, "completion, divided by the group's std", "completion, no division by the std"
+    )
     rloo = swap(
         rloo,
         "    advantages = centred / (pooled.std(1, keepdim=True) + 1e-4)  # sample std\n",
-        "    advantages = centred * config.group_size / (config.group_size - 1)  # <- advantage\n",
+        "    advantages = centred  # <- length + std: not divided by the group's std\n"
+        "    G = config.group_size  # <- advantage\n    advantages = advantages * G / (G - 1)\n",
     )
     assert violations("rloo", rloo) == []
     assert violations("rloo", rloo.replace("  # <- advantage", ""))

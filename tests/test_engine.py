@@ -119,6 +119,8 @@ def test_tokens_are_drawn_by_the_cdf():
     uniform = [0.0, 0.19, 0.21, 0.69, 0.71, 0.999]
     drawn = grpo.sample_tokens(logp.expand(6, 3), torch.tensor(uniform).double()[:, None])
     assert drawn.flatten().tolist() == [0, 0, 1, 1, 2, 2]
+    impossible = torch.tensor([[0.0, 0.5, 0.5]]).log()  # its first token, even at a uniform of 0
+    assert grpo.sample_tokens(impossible, torch.zeros(1, 1).double()).item() == 1
 
 
 def test_first_token_frequencies_match_exact_probabilities(llama_folder):
