@@ -1,8 +1,8 @@
 """The forward passes, fast: sampling with a cache, and log-probs of many rows at once.
 
 What they compute stands first, plainly, one row at a time on any transformers model. Skip the rest
-at first: it gives the same numbers several times as fast, and tests/test_engine.py holds it to
-the two plain functions.
+at first: it gives the same numbers for many rows at once, and tests/test_engine.py holds it to the
+two plain functions.
 """
 
 import itertools
