@@ -45,10 +45,14 @@ def prompt_text(problem):
 # ---- Problems -----------------------------------------------------------------------------------
 
 
+def digest(problem):
+    """A hash of (sorted numbers, target): the same for every order, and blind to difficulty."""
+    return hashlib.sha256(f"{sorted(problem.numbers)}->{problem.target}".encode()).digest()
+
+
 def is_held_out(problem):
-    """Split by a hash of (sorted numbers, target): no permutation leaks from train to held-out."""
-    key = f"{sorted(problem.numbers)}->{problem.target}".encode()
-    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") < HELD_OUT_SHARE * 2**32
+    """Split by hash: no permutation leaks from train to held-out."""
+    return int.from_bytes(digest(problem)[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
 class CountdownTask:
@@ -94,22 +98,26 @@ class CountdownTask:
             f"{self.min_target} --max_target {self.max_target}: too few problems; widen the range"
         )
 
-    def held_out(self, count, seed=0):
-        """`count` distinct held-out problems (no two with the same numbers and target)."""
-        rng = random.Random(f"held-out {seed}")
-        found = {}  # (sorted numbers, target): problem
+    def held_out(self, count):
+        """`count` distinct held-out problems (no two with the same numbers and target).
+
+        What is drawn often is easy, and comes early. So four times as many are drawn as are asked
+        for, or all that exist; the order of their hashes then says which are taken.
+        """
+        rng = random.Random("held-out 0")
+        found = {}  # hash: problem
         fruitless = 0  # rounds without a new one
-        while len(found) < count and fruitless < 10:
+        while len(found) < 4 * count and fruitless < 10:
             before = len(found)
             for problem in self.sample(count, rng, held_out=True):
-                found.setdefault((tuple(sorted(problem.numbers)), problem.target), problem)
+                found.setdefault(digest(problem), problem)
             fruitless = fruitless + 1 if len(found) == before else 0
         if len(found) < count:
             raise InputError(
                 f"--eval_problems {count}: only {len(found)} distinct held-out problems found; "
                 "ask for fewer or widen --max_number / --max_target / --data"
             )
-        return list(found.values())[:count]
+        return [found[key] for key in sorted(found)][:count]
 
     def _generate(self, rng):
         numbers = [rng.randint(1, self.max_number) for _ in range(self.operands)]

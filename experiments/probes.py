@@ -12,8 +12,6 @@ import engine
 import grpo
 from countdown_task import CountdownTask
 
-PASS_PROBLEMS = 96
-
 
 def token_classes(tokenizer):
     """{class: ids}: forks (try again or stop), numbers, operators, format (all else)."""
@@ -168,7 +166,8 @@ class Probes:
 
 def pass_at_k(model, tokenizer, module, config):
     """{k: mean over held-out problems} from 16 completions each, without bias."""
-    problems, n = CountdownTask().held_out(PASS_PROBLEMS), 16
+    problems = CountdownTask().held_out(config.eval_problems)
+    n = 16
     right = []
     for start in range(0, len(problems), 16):
         part = problems[start : start + 16]

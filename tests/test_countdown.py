@@ -455,7 +455,16 @@ def test_held_out_is_deterministic_and_distinct_up_to_permutation():
     assert CountdownTask().held_out(100) == problems
     assert len({identity(problem) for problem in problems}) == len(problems) == 100
     assert all(map(is_held_out, problems))
-    assert CountdownTask().held_out(100, seed=1) != problems
+
+
+def test_held_out_order_knows_nothing_of_difficulty():
+    """What is drawn often is easy; in the order of drawing it came first (twice as often)."""
+    task = CountdownTask()
+    problems = task.held_out(384)
+    drawn = Counter(map(identity, task.sample(20_000, random.Random(0), held_out=True)))
+    often = [drawn[identity(problem)] for problem in problems]
+    first, last = sum(often[:192]), sum(often[192:])
+    assert 0.75 < first / last < 1.33
 
 
 def write_rows(path, problems):
