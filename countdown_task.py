@@ -59,7 +59,7 @@ class CountdownTask:
     """A source of problems: generated (solvable by construction) or read from a file.
 
     Generated problems follow the rule of the TV show: every intermediate result is a positive
-    whole number. `sample` draws with replacement, `held_out` returns distinct problems.
+    whole number. `sample` draws with replacement, `distinct` and `held_out` without.
     """
 
     def __init__(self, operands=3, max_number=12, min_target=10, max_target=60, data=""):
@@ -98,26 +98,35 @@ class CountdownTask:
             f"{self.min_target} --max_target {self.max_target}: too few problems; widen the range"
         )
 
-    def held_out(self, count):
-        """`count` distinct held-out problems (no two with the same numbers and target).
+    def distinct(self, count, rng, option, held_out=False, spare=0):
+        """`count` distinct problems of one split (no two with the same numbers and target).
 
-        What is drawn often is easy, and comes early. So four times as many are drawn as are asked
-        for, or all that exist; the order of their hashes then says which are taken.
+        Up to `spare` more if there are as many. `option` is what an error names.
         """
-        rng = random.Random("held-out 0")
         found = {}  # hash: problem
         fruitless = 0  # rounds without a new one
-        while len(found) < 4 * count and fruitless < 10:
+        while len(found) < count + spare and fruitless < 10:
             before = len(found)
-            for problem in self.sample(count, rng, held_out=True):
+            for problem in self.sample(count, rng, held_out):
                 found.setdefault(digest(problem), problem)
             fruitless = fruitless + 1 if len(found) == before else 0
         if len(found) < count:
+            split = "held-out" if held_out else "training"
             raise InputError(
-                f"--eval_problems {count}: only {len(found)} distinct held-out problems found; "
+                f"{option} {count}: only {len(found)} distinct {split} problems found; "
                 "ask for fewer or widen --max_number / --max_target / --data"
             )
-        return [found[key] for key in sorted(found)][:count]
+        return list(found.values())[: count + spare]
+
+    def held_out(self, count):
+        """`count` distinct held-out problems, in an order that knows nothing of difficulty.
+
+        What is drawn often is easy, and is found first. So four times as many are looked for, or
+        all that exist, and the order of their hashes says which are taken.
+        """
+        rng = random.Random("held-out 0")
+        found = self.distinct(count, rng, "--eval_problems", held_out=True, spare=3 * count)
+        return sorted(found, key=digest)[:count]
 
     def _generate(self, rng):
         numbers = [rng.randint(1, self.max_number) for _ in range(self.operands)]
@@ -235,6 +244,14 @@ def is_correct(completion, problem):
     except ValueError:
         return False
     return value == problem.target and sorted(numbers) == sorted(problem.numbers)
+
+
+def answer_value(completion):
+    """The value of the answer, whatever numbers it uses; None if it has none."""
+    try:
+        return evaluate_expression(extract_answer(completion) or "")[0]
+    except ValueError:
+        return None
 
 
 # ---- Reward components: (completion, problem) -> float. All values are exact in float32. --------

@@ -359,6 +359,7 @@ def describe(rollout, rewards, config):
     right = rollout.correct > 0
     weights = torch.tensor(config.reward_weights)
     pooled = (rewards[..., : len(weights)] * weights).sum(-1)
+    spread = pooled.amax(1) - pooled.amin(1)  # (P,) of each group
     components = {
         f"reward_{name}": mean(rewards[..., index])
         for index, name in enumerate(config.reward_components)
@@ -372,7 +373,7 @@ def describe(rollout, rewards, config):
         "length_wrong": mean(lengths[~right]),
         "truncated": mean(rollout.truncated),
         "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
-        "groups_without_signal": mean(pooled.amax(1) - pooled.amin(1) < 1e-6),
+        "groups_without_signal": mean(spread < 1e-6) if pooled.shape[1] > 1 else None,
         "completions_sampled": rollout.completions_sampled,
         "tokens_sampled": rollout.tokens_sampled,
     }
