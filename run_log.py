@@ -24,8 +24,8 @@ from countdown_task import InputError
 def option(default, help, **bounds):
     """A field of a script's Config: its default, its line in --help, and its bounds.
 
-    at_least, above: a number; choices: a container; at_most, divides, one_for_each: the name of
-    another option. `check_config` enforces them.
+    at_least, above, below: a number; choices: a container; at_most, divides, one_for_each: the
+    name of another option. `check_config` enforces them.
     """
     metadata = {"help": help, "bounds": bounds}
     if isinstance(default, list):
@@ -68,10 +68,12 @@ def check_config(config):
                 raise InputError(f"{named}: at least {bound}")
             if rule == "above" and not bound < value < math.inf:
                 raise InputError(f"{named}: a number greater than {bound}")
+            if rule == "below" and not value < bound:
+                raise InputError(f"{named}: a number less than {bound}")
             if rule == "choices":
                 for name in value if isinstance(value, list) else [value]:
                     if name not in bound:
-                        allowed = ", ".join(bound)
+                        allowed = ", ".join(map(str, bound))
                         raise InputError(f"--{field.name} {name}: choose from {allowed}")
             if rule == "at_most" and value > getattr(config, bound):
                 raise InputError(f"{named}: at most --{bound} {getattr(config, bound)}")

@@ -45,7 +45,7 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(256, "P", at_least=1, at_most="pool_size")  # <- sampling
-    group_size: int = option(1, "G: completions per prompt", at_least=1)  # <- sampling
+    group_size: int = option(1, "G: completions per prompt", choices=[1])  # <- sampling
     max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
     temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
     # Optimisation
@@ -61,7 +61,7 @@ class Config:
     reward_weights: list[float] = option([1.0], "one each", one_for_each="reward_components")
     pool_size: int = option(512, "N: problems", at_least=1)  # <- tracker
     offline_completions: int = option(8, "of each problem, before step 1", at_least=1)
-    rho_min: float = option(0.875, "forgets most: 8 visits count", at_least=0)
+    rho_min: float = option(0.875, "forgets most: 8 visits count", at_least=0, below=1)
     rho_max: float = option(0.96, "forgets least: 25 visits count", at_least=0)
     half_life: float = option(0.06, "D_half, nats per token", above=0)
     # Task
