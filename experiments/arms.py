@@ -17,7 +17,10 @@ SEEDS = (1, 2, 3, 4, 5)
 
 @dataclass(frozen=True)
 class Arm:
-    """script.py with flags; swap = {function: the script it is taken from instead}."""
+    """A script, such as grpo or zoo.rloo, with flags.
+
+    swap = {function: the script it is taken from instead}.
+    """
 
     script: str
     flags: dict = field(default_factory=dict)
@@ -30,7 +33,8 @@ class Arm:
         parts = [
             f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in flags.items()
         ]
-        return f"python {self.script}.py {' '.join(parts)}"
+        program = f"-m {self.script}" if "." in self.script else f"{self.script}.py"
+        return f"python {program} {' '.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ NO_KL = {**SHORT, "kl_coef": 0.0}
 # and the clip bites. At twice that rate training breaks.
 STALE = {**BRIEF, "minibatches": 16, "learning_rate": 5e-4}
 HOT = {**STALE, "learning_rate": 1e-3}
+# The base solves 7 % of these problems, and 20 % in 16 tries.
+HARD = {**SHORT, "max_number": 20, "max_target": 99}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
@@ -69,6 +75,13 @@ ARMS = {
     "gspo": Arm("gspo", OFTEN),
     "gdpo": Arm("gdpo", OFTEN),
     "cispo": Arm("cispo", OFTEN),
+    # The ladder of baselines, with their own defaults.
+    "rloo": Arm("zoo.rloo", OFTEN),
+    "reinforce_pp": Arm("zoo.reinforce_pp", OFTEN),
+    "reinforce_pp_baseline": Arm("zoo.reinforce_pp_baseline", OFTEN),
+    "gmpo": Arm("zoo.gmpo", OFTEN),
+    "spo": Arm("zoo.spo", OFTEN),
+    "ttrl": Arm("zoo.ttrl", OFTEN),
     # KL; the default coefficient is "grpo" above, up to the same step.
     "kl_0": Arm("grpo", NO_KL),
     "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
@@ -81,6 +94,8 @@ ARMS = {
     "stale_higher": Arm("grpo", {**STALE, "kl_coef": 0.0, "clip_high": 0.28}),
     "stale_wide": Arm("grpo", {**STALE, "kl_coef": 0.0, "clip_high": 1.0}),
     "stale_sequence": Arm("gspo", {**STALE, "kl_coef": 0.0}),
+    "stale_geometric": Arm("zoo.gmpo", {**STALE, "kl_coef": 0.0}),
+    "stale_product": Arm("zoo.rloo", {**STALE, "kl_coef": 0.0}),
     "stale_ppo_clip": Arm("cispo", STALE, {"policy_loss": "dapo", "Config": "dapo"}),
     "stale_cispo": Arm("cispo", STALE),
     "hot_token": Arm("grpo", {**HOT, "kl_coef": 0.0}),
@@ -95,6 +110,9 @@ ARMS = {
     # Sampling; evaluated often, because refilling makes the batch's own accuracy a biased sample.
     "static": Arm("dapo", {**SHORT, **OFTEN, "max_refills": 0}),
     "dynamic": Arm("dapo", {**SHORT, **OFTEN}),
+    # A vote that is mostly wrong.
+    "hard_verified": Arm("grpo", HARD),
+    "hard_voted": Arm("zoo.ttrl", HARD),
     # Symptoms planted for tools/diagnose.py: length pays on problems without a solution; a
     # search in one fixed order pays.
     "only_verbose": Arm(
@@ -191,8 +209,50 @@ EXPERIMENTS = {
         "tokens they take, not in where they end.",
         ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
     ),
+    "ladder": Experiment(
+        "zoo: the baseline V",
+        "Whatever V is subtracted (the group's mean, the others', the batch's, a memory of the "
+        "problem) and even if a vote takes the place of the label: with their own defaults the zoo "
+        "ends where grpo.py ends, within noise.",
+        ("grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gmpo", "spo", "ttrl"),
+    ),
+    "one_std": Experiment(
+        "zoo: length + std",
+        "One std for the rollout instead of one for each group takes weight from lopsided groups, "
+        "as much as taking the std away does.",
+        ("grpo", "reinforce_pp_baseline", "no_std"),
+    ),
+    "geometric_mean": Experiment(
+        "zoo: granularity",
+        "Clipping before the mean instead of after it: under sixteen updates GMPO's ratio stays as "
+        "near to 1 as GSPO's, while the share of tokens that lose their gradient stays as small as "
+        "GRPO's.",
+        ("stale_symmetric", "stale_sequence", "stale_geometric"),
+    ),
+    "product": Experiment(
+        "zoo: granularity",
+        "RLOO's ratio is a product over the completion, so its log spreads by some |o| times as "
+        "much as the mean that GSPO takes, and a clip of 0.2 that is idle on tokens stops whole "
+        "completions.",
+        ("grpo", "rloo", "stale_product"),
+    ),
+    "memory": Experiment(
+        "zoo: advantage",
+        "No completion of SPO is without signal. Once problems have come back, from step 11 on, "
+        "its tracker explains as much of the rewards' variance as the mean of 15 siblings does, "
+        "from one completion.",
+        ("grpo", "spo"),
+    ),
+    "vote": Experiment(
+        "zoo: the reward",
+        "Wrong answers scatter: the vote's label is right in more groups than completions are "
+        "right, and after 15 steps in nearly all. Where the base is right in 7 % of completions "
+        "wrong answers win the vote, and TTRL falls behind the verifier.",
+        ("ttrl", "hard_verified", "hard_voted"),
+    ),
 }
 SCRIPTS = EXPERIMENTS["defaults"].arms
+ZOO = EXPERIMENTS["ladder"].arms[1:]
 
 
 # ---- Rewards that only experiments use ----------------------------------------------------------

@@ -35,6 +35,18 @@ def thousand_tokens(row):
     return row["tokens_total"] / 1e3 if "tokens_total" in row else None
 
 
+def explained_by_siblings(row):
+    """Share of the answer reward's variance that the mean of a completion's siblings explains."""
+    if "weight_by_right" not in row:
+        return None
+    right = np.array([n for n, _ in row["weight_by_right"]])
+    G = 16
+    wrong = G - right
+    squares = right * (1 - (right - 1) / (G - 1)) ** 2 + wrong * (right / (G - 1)) ** 2
+    rate = right.sum() / (G * len(right))
+    return float(1 - squares.sum() / (G * len(right)) / (rate * (1 - rate)))
+
+
 def peak_memory(rows):
     return max(row.get("peak_memory_mb", 0) for row in rows)
 
@@ -74,6 +86,7 @@ def pass_at(step_index, k):
 
 DERIVED = {  # a number of one step
     "clipped": clipped,
+    "explained_by_siblings": explained_by_siblings,
     "right_per_thousand_tokens": right_per_thousand_tokens,
     "thousand_tokens": thousand_tokens,
     "zero": lambda row: 0.0,

@@ -82,8 +82,13 @@ class Probes:
     """
 
     def __init__(self, module):
-        self.classes, self.module, self.routing = None, module, None
-        for name in ("sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"):
+        self.module = module
+        self.classes = None  # of tokens
+        self.routing = None  # in a mixture of experts
+        self.agree = None  # with a vote, (P, G)
+        watched = ["sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"]
+        watched += ["agreement"] if hasattr(module, "agreement") else []
+        for name in watched:
             setattr(module, name, self.wrap(name, getattr(module, name)))
         self.reset()
 
@@ -104,12 +109,19 @@ class Probes:
             self.routing = Routing(model)
         self.routing.remember(rollout, config)
         self.classes = self.classes or token_classes(tokenizer)
+        self.correct = rollout.correct.view(-1, config.group_size)  # (P, G)
         again, forks = retries(rollout.completions)
-        self.right = rollout.correct.view(-1, config.group_size).sum(1).tolist()
+        self.right = self.correct.sum(1).tolist()
         self.found |= {"retry": again / max(forks, 1), "forks": forks}
 
-    def see_compute_advantages(self, advantages, *_):
-        """How many distinct values, and each group's share of the weight, by right answers."""
+    def see_compute_advantages(self, advantages, rewards, *rest):
+        """Distinct values, each group's share of the weight, and what a tracker explains."""
+        zero = advantages.reshape(rewards.shape[0] * rewards.shape[1], -1).eq(0).all(1)  # (B,)
+        self.found["zero_advantages"] = zero.float().mean().item()
+        if len(rest) == 2:  # a tracker's expectation (P, G), and the config
+            reward = rewards[..., 0]
+            error = ((reward - rest[0]) ** 2).mean() / reward.var(correction=0)
+            self.found["explained"] = 1 - error.item()
         levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
         self.found["advantage_levels"] = len(set().union(*levels))
         self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
@@ -117,6 +129,22 @@ class Probes:
         weight = weight / weight.mean().clamp(min=1e-9)
         pairs = zip(self.right, weight.tolist(), strict=True)
         self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
+
+    def see_agreement(self, agree, *_):
+        """Of the groups: whether the label is right; of the completions: paid for being right.
+
+        Called before sample_batch has returned, so that the verifier's view comes later.
+        """
+        self.agree = agree
+
+    def vote(self):
+        voted = self.agree.bool()  # (P, G)
+        label = [bool(right[yes].any()) for right, yes in zip(self.correct, voted, strict=True)]
+        return {
+            "label_right": statistics.fmean(label),
+            "vote_agrees": (voted == self.correct.bool()).float().mean().item(),
+            "label_by_right": [[n, int(yes)] for n, yes in zip(self.right, label, strict=True)],
+        }
 
     def see_completion_logprobs(self, logprobs, model, rollout, rows, config):
         self.ids = rollout.completion_ids[rows]
@@ -141,7 +169,9 @@ class Probes:
             self.count("switched", on & self.switched, log_ratio)
             self.count("stayed", on & ~self.switched, log_ratio)
         sequence = (log_ratio * mask).sum(1) / mask.sum(1)
-        self.count("sequence", torch.ones_like(sequence, dtype=torch.bool), sequence)
+        every = torch.ones_like(sequence, dtype=torch.bool)
+        self.count("sequence", every, sequence)
+        self.count("product", every, (log_ratio * mask).sum(1))
 
     def count(self, name, on, log_ratio):
         self.sums[name] += on.sum().item()
@@ -154,6 +184,9 @@ class Probes:
             found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)
         if sums["token"]:
             found |= {"log_ratio_rms": rms("token"), "sequence_log_ratio_rms": rms("sequence")}
+            found["product_log_ratio_rms"] = rms("product")
+        if self.agree is not None:
+            found |= self.vote()
         if sums["switched"]:
             found |= {
                 "experts_switched": sums["switched"] / sums["token"],

@@ -36,7 +36,7 @@ PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
     REWARDS.update(MORE_REWARDS)
-    path = common.HERE / f"{arm.script}.py"
+    path = common.HERE / f"{arm.script.replace('.', '/')}.py"
     spec = importlib.util.spec_from_file_location(f"{arm.script}_watched", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -97,10 +97,39 @@ def test_weight_of_groups_by_their_right_answers():
     correct = torch.tensor([1, 0, 1, 1, 0, 0, 0, 1])
     rollout = SimpleNamespace(problems=[None] * 8, completions=[""] * 8, correct=correct)
     watch.see_sample_batch((rollout, None), None, None, None, grpo.Config(group_size=4))
-    watch.see_compute_advantages(torch.tensor([[1.0, -3.0, 1.0, 1.0], [-0.5, -0.5, -0.5, 0.5]]))
+    advantages = torch.tensor([[1.0, -3.0, 1.0, 1.0], [-0.5, -0.5, -0.5, 0.5]])
+    watch.see_compute_advantages(advantages, torch.zeros(2, 4, 1), None)
     found = watch.summary()
     assert found["weight_by_right"] == [[3, 1.5], [1, 0.5]]
     assert found["advantage_levels"] == 4 and found["advantage_levels_per_group"] == 2
+
+
+def test_what_a_baseline_explains():
+    """Of the variance of 1, 1, 0, 0: a tracker that knows takes all, one that is off by .5 none."""
+    watch = probes_of_nothing()
+    watch.right = [1, 1, 0, 0]
+    advantages, rewards = torch.zeros(4, 1), torch.tensor([1.0, 1.0, 0.0, 0.0]).view(4, 1, 1)
+    for expected, share in ((rewards[..., 0], 1.0), (torch.full((4, 1), 0.5), 0.0)):
+        watch.see_compute_advantages(advantages, rewards, expected, None)
+        found = watch.summary()
+        assert found["explained"] == pytest.approx(share) and found["zero_advantages"] == 1
+    # Of two groups of 16 with 16 and 0 right the siblings say all; with 8 and 8 less than nothing.
+    assert effects.explained_by_siblings({"weight_by_right": [[16, 0], [0, 0]]}) == 1
+    assert effects.explained_by_siblings({"weight_by_right": [[8, 0], [8, 0]]}) == pytest.approx(
+        1 - (16 / 15) ** 2
+    )
+
+
+def test_what_a_vote_gets_right():
+    """The label of a group is right if a right completion agrees with it."""
+    watch = probes_of_nothing()
+    watch.correct = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
+    watch.right = [2, 1, 0]
+    watch.see_agreement(torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]))
+    found = watch.vote()
+    assert found["label_right"] == pytest.approx(1 / 3)
+    assert found["vote_agrees"] == pytest.approx(6 / 9)
+    assert found["label_by_right"] == [[2, 1], [1, 0], [0, 0]]
 
 
 def test_zeroed_tokens_are_counted_by_class():
@@ -164,12 +193,11 @@ def test_retries():
     assert probes.retries(texts) == (2, 3)
 
 
-def test_pass_at_k_without_bias(monkeypatch):
+def test_pass_at_k_without_bias():
     """With c of 16 right, pass@1 is c/16 and pass@16 is whether any is right."""
     right = torch.tensor([0] * 16 + [1] * 4 + [0] * 12)
     fake = SimpleNamespace(sample_groups=lambda *_: SimpleNamespace(correct=right))
-    monkeypatch.setattr(probes, "PASS_PROBLEMS", 2)
-    found = probes.pass_at_k(None, None, fake, grpo.Config())
+    found = probes.pass_at_k(None, None, fake, grpo.Config(eval_problems=2))
     assert found[1] == pytest.approx(0.125) and found[16] == 0.5
     assert found[2] == pytest.approx((1 - (12 * 11) / (16 * 15)) / 2)
 
