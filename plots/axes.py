@@ -4,18 +4,25 @@ import ast
 import re
 
 AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
+EXTRAS = ("reward", "critic", "tracker", "turns")  # no axis, but to be seen in a diff
 
 
 def coordinates(source):
-    """{axis: where a script's docstring says that it is}; only axes that it names."""
+    """{axis or extra: where a script's docstring says that it is}; only those that it names."""
     doc = ast.get_docstring(ast.parse(source)) or ""
     found = {
-        axis: re.search(rf"^    {re.escape(axis)}  +(\S.*)", doc, re.MULTILINE) for axis in AXES
+        name: re.search(rf"^    {re.escape(name)}  +(\S.*)", doc, re.MULTILINE)
+        for name in AXES + EXTRAS
     }
-    return {axis: match[1] for axis, match in found.items() if match}
+    return {name: match[1] for name, match in found.items() if match}
 
 
 def moved_axes(source, hub):
-    """The axes on which a script's coordinates differ from those of its hub."""
+    """The axes and extras on which a script's coordinates differ from those of its hub."""
     here, there = coordinates(source), coordinates(hub)
-    return {axis for axis in AXES if here.get(axis) != there[axis]}
+    return {name for name in AXES + EXTRAS if here.get(name) != there.get(name)}
+
+
+def parent(source):
+    """The script that a script is compared with, as its docstring says: vs grpo.py, or another."""
+    return re.search(r"^vs (\S+)\.py:", source, re.MULTILINE)[1].replace("/", ".")

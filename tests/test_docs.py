@@ -11,7 +11,7 @@ from dataclasses import fields
 import pytest
 
 from common import HERE
-from experiments.arms import SCRIPTS
+from experiments.arms import ARMS, SCRIPTS, ZOO
 
 PAGES = sorted(HERE.glob("docs/*.md"))
 PAGES += [HERE / name for name in ("README.md", "base_model/README.md", "experiments/results.md")]
@@ -73,7 +73,7 @@ def test_commands_parse(module, arguments):
     options = set(re.findall(r'add_argument\(\s*"--(\w+)"', source))
     if module == "tools.train_with_trl":
         module = arguments[arguments.index("--script") + 1]
-    if module in SCRIPTS:
+    if module in {ARMS[name].script for name in SCRIPTS + ZOO}:
         options |= {field.name for field in fields(importlib.import_module(module).Config)}
     given = {word.removeprefix("--") for word in arguments if word.startswith("--")}
     assert given <= options | {"help"}, given - options

@@ -9,7 +9,7 @@ import pytest
 
 from common import HERE
 
-FOLDERS = ("base_model", "experiments", "plots", "tools")
+FOLDERS = ("base_model", "experiments", "plots", "tools", "zoo")
 FILES = [*HERE.glob("*.py"), *(file for folder in FOLDERS for file in (HERE / folder).glob("*.py"))]
 MODULES = {".".join(file.relative_to(HERE).with_suffix("").parts): file for file in FILES}
 COMMANDS = [
@@ -42,7 +42,8 @@ def test_the_minimal_helper_is_minimal():
 
 
 def test_there_are_commands():
-    assert {"base_model.warm_start", "experiments.run", "plots.side_by_side"} < set(COMMANDS)
+    some = {"base_model.warm_start", "experiments.run", "plots.side_by_side", "zoo.rloo"}
+    assert some < set(COMMANDS)
 
 
 @pytest.mark.parametrize("module", COMMANDS)

@@ -195,7 +195,7 @@ def compute_advantages(rewards, token_kl, mask, config):  # <- KL: in the reward
     centred = (returns - trained.mean()) * mask  # <- advantage: minus the mean of the rollout
     advantages = centred / (trained.std() + 1e-4)  # <- length + std: of the rollout, sample std
     # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
-    no_signal = trained.amax() - trained.amin() < 1e-6
+    no_signal = trained.amax() - trained.amin() < 1e-6  # <- advantage: of the rollout
     return advantages.masked_fill(no_signal, 0.0)
 
 

@@ -125,10 +125,9 @@ class Tracker(torch.nn.Module):  # <- tracker: what earlier visits say of each p
     def start(self, model, tokenizer, config, generator):
         """The offline phase: beliefs from completions of the initial model -> its rollouts."""
         many = replace(config, group_size=config.offline_completions)
-        problems = self.problems
-        parts = [problems[first : first + 32] for first in range(0, len(problems), 32)]
+        parts = [self.problems[i : i + 32] for i in range(0, len(self.problems), 32)]
         rollouts = [sample_groups(model, tokenizer, part, many, generator) for part in parts]
-        right = torch.cat([rollout.correct for rollout in rollouts]).view(len(problems), -1)
+        right = torch.cat([rollout.correct for rollout in rollouts]).view(len(self.problems), -1)
         rate = (right.sum(1) + 0.5) / (config.offline_completions + 1)  # (N,) never 0 or 1
         size = 1 / (1 - config.rho_min)  # as many visits as the fastest forgetting remembers
         self.alpha.copy_(size * rate)
@@ -238,7 +237,7 @@ def sample_batch(model, tokenizer, tracker, config, step):  # <- tracker: choose
     drawn = tracker.draw(config.prompts_per_step, generator)
     problems = [tracker.problems[place] for place in drawn.tolist()]
     rollout = sample_groups(model, tokenizer, problems, config, generator)
-    rollout.drawn = drawn
+    rollout.drawn = drawn  # <- tracker: it learns from this visit
     rollout.completions_sampled += sum(part.completions_sampled for part in offline)
     rollout.tokens_sampled += sum(part.tokens_sampled for part in offline)
     return rollout, compute_rewards(rollout.problems, rollout.completions, config)
@@ -263,7 +262,7 @@ def compute_advantages(rewards, baseline, config):  # <- advantage: what the tra
     centred = surprise - surprise.mean()  # <- advantage: a tracker that lags is corrected
     advantages = centred / (surprise.std() + 1e-4)  # <- length + std: of the rollout, sample std
     # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
-    no_signal = surprise.amax() - surprise.amin() < 1e-6
+    no_signal = surprise.amax() - surprise.amin() < 1e-6  # <- advantage: of the rollout
     return advantages.masked_fill(no_signal, 0.0)
 
 
@@ -362,12 +361,12 @@ def train(config):
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer, tracker=tracker):  # <- tracker
         if step > 0:
-            rollout, rewards = sample_batch(model, tokenizer, tracker, config, step)
+            rollout, rewards = sample_batch(model, tokenizer, tracker, config, step)  # <- tracker
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
                 rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
-            baseline = tracker.value()[rollout.drawn].view(-1, config.group_size)  # <- tracker
-            advantages = compute_advantages(rewards, baseline.to(rewards), config)
+            baseline = tracker.value()[rollout.drawn, None].to(rewards)  # (P, 1)  <- tracker
+            advantages = compute_advantages(rewards, baseline, config)
             update = update_policy(model, optimizer, rollout, advantages, config)
             update |= tracker.update(model, rollout, rewards, config)  # <- tracker: last
             run.lap("updating")
