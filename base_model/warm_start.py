@@ -305,7 +305,7 @@ def main():
     train(model, Traces(tokenizer, args.seed), args)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    problems = CountdownTask().held_out(256)
+    problems = CountdownTask().held_out(384)
     print(f"saved to {folder}; on {len(problems)} held-out problems, 16 completions each:")
     for name, value in quality(model, tokenizer, problems).items():
         print(f"  {name:32s} {value:.1f}" if "tokens" in name else f"  {name:32s} {value:.1%}")

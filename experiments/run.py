@@ -145,7 +145,7 @@ def main():
             for arm in experiment.arms:
                 seeds = ARMS[arm].seeds
                 done = sum((LOGS / f"{arm}-seed{s}.jsonl").exists() for s in seeds)
-                swapped = "".join(f", {k} of {v}.py" for k, v in ARMS[arm].swap.items())
+                swapped = "".join(f", {k} of {v}" for k, v in ARMS[arm].swap.items())
                 print(f"  {arm:16s} {done}/{len(seeds)}  {ARMS[arm].command(1)}{swapped}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)

@@ -1,10 +1,32 @@
-"""The six axes, and where each script says it lies on them."""
+"""The scripts, the six axes, and where each script says it lies on them."""
 
 import ast
 import re
 
+from common import HERE
+
 AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
 EXTRAS = ("reward", "critic", "tracker", "turns")  # no axis, but to be seen in a diff
+# One axis or extra for each comment: it ends the line or a colon follows.
+MARKER = re.compile(
+    rf"#((?!<-).)*<- (?P<name>{'|'.join(map(re.escape, AXES + EXTRAS))})(:(?!.*<-)|$)"
+)
+
+
+def file_of(script):
+    return HERE / f"{script.replace('.', '/')}.py"
+
+
+def source_of(script):
+    return file_of(script).read_text(encoding="utf-8")
+
+
+def scripts():
+    """Every script that names its six coordinates, as a module: grpo, its neighbours, zoo.*"""
+    files = [*HERE.glob("*.py"), *HERE.glob("zoo/*.py")]
+    names = [".".join(file.relative_to(HERE).with_suffix("").parts) for file in files]
+    found = [name for name in names if coordinates(source_of(name)).keys() >= set(AXES)]
+    return sorted(found, key=lambda name: (name != "grpo", "." in name, name))
 
 
 def coordinates(source):
@@ -25,4 +47,12 @@ def moved_axes(source, hub):
 
 def parent(source):
     """The script that a script is compared with, as its docstring says: vs grpo.py, or another."""
-    return re.search(r"^vs (\S+)\.py:", source, re.MULTILINE)[1].replace("/", ".")
+    found = re.search(r"^vs ([\w/]+)\.py:", source, re.MULTILINE)
+    name = found[1].replace("/", ".") if found else "grpo"
+    return name if file_of(name).exists() else f"zoo.{name}"
+
+
+def marker(line):
+    """The axis or extra that a line of code is marked with, or None."""
+    found = MARKER.search(line)
+    return found and found["name"]

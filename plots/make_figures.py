@@ -8,14 +8,15 @@ if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.make_figures")
 
 import json
+import textwrap
 
 import numpy as np
 
 import common
-from experiments.arms import EXPERIMENTS, SCRIPTS
+from experiments.arms import ARMS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
-from experiments.curves import load, tokens_at
-from experiments.effects import all_measured, pass_at
+from experiments.curves import interval, load, mean_over, tokens_at
+from experiments.effects import DERIVED, all_measured, pass_at
 from plots.axes import coordinates
 from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
 
@@ -78,12 +79,65 @@ AXIS_TRACKS = {  # axis -> {coordinate in a docstring: its label}; the first is 
 }
 
 
-def draw_map():
-    """Six tracks; each variant's mark lies where its docstring says that it is."""
-    sources = {name: (common.HERE / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
-    found = {name: coordinates(source) for name, source in sources.items()}
-    figure, axes = plt.subplots(figsize=(9, 6.2), layout="constrained")
-    for row, (axis, track) in enumerate(AXIS_TRACKS.items()):
+ZOO_TRACKS = {  # the same for the ladder of baselines
+    "granularity": {
+        "token ratio": "one ratio\nper token",
+        "sequence ratio, a geometric mean of clipped token ratios": "one ratio\nper sequence",
+        "the completion is one action: the product of its token ratios": "their product",
+    },
+    "clip width": {
+        "symmetric, 0.2": "0.2 / 0.2",
+        "0.2 below, 0.28 above": "0.2 / 0.28",
+        "c = 0.4 in the log of a token's ratio: exp(-0.4) to exp(0.4), one side each": (
+            "tokens, e^-0.4 / e^0.4,\nbefore the mean"
+        ),
+    },
+    "length + std": {
+        "1/|o| per completion, divided by the group's std": "1/|o|,\ngroup std",
+        "1/|o| per completion, divided by the rollout's std": "1/|o|,\nrollout std",
+        "1/|o| per completion, divided by the rollout's std over tokens": (
+            "1/|o|,\nstd over tokens"
+        ),
+        "mean over the tokens of the minibatch, divided by the rollout's std": (
+            "token mean,\nrollout std"
+        ),
+        "no 1/|o| and no division by the group's std": "neither",
+    },
+    "KL": {
+        "k3 to the frozen initial model, in the loss, beta 0.04": "k3 in the loss,\n0.04",
+        "k2 to the frozen initial model, in the loss, beta 0.04": "k2 in the loss,\n0.04",
+        "k1 to the frozen initial model, in the reward, beta 0.05": "k1 in the reward,\n0.05",
+        "k1 to the frozen initial model, in the reward of every token, beta 0.01": (
+            "k1 in every token's\nreward, 0.01"
+        ),
+        "none, and no reference model": "none",
+    },
+    "advantage": {
+        "reward components pooled, minus the group's mean": "minus the\ngroup's mean",
+        "reward components pooled, minus the mean of the others": "minus the mean\nof the others",
+        "reward components pooled, minus the rollout's mean over tokens": (
+            "minus the\nbatch's mean"
+        ),
+        "0 or 1, minus what the tracker expects, minus the rollout's mean": (
+            "minus a memory\nof the problem"
+        ),
+    },
+    "sampling": {
+        "static groups": "static groups",
+        "256 prompts, one completion each": "256 problems,\none each",
+        "256 problems of a pool, one completion each, those of middling value more often": (
+            "the same, chosen\nfrom a pool"
+        ),
+    },
+}
+
+
+def draw_map(scripts, tracks, name, title):
+    """Six tracks; each script's mark lies where its docstring says that it is."""
+    files = {arm: common.HERE / f"{ARMS[arm].script.replace('.', '/')}.py" for arm in scripts}
+    found = {arm: coordinates(file.read_text(encoding="utf-8")) for arm, file in files.items()}
+    figure, axes = plt.subplots(figsize=(9, 7), layout="constrained")
+    for row, (axis, track) in enumerate(tracks.items()):
         y = -row
         axes.plot([0, len(track) - 1], [y, y], color="#999999", lw=2, zorder=1)
         for place, (coordinate, text) in enumerate(track.items()):
@@ -92,17 +146,16 @@ def draw_map():
             style = {"color": colour, "ha": "center", "family": "monospace", "fontsize": 7.5}
             axes.scatter(place, y, s=70, color=colour, zorder=2)
             axes.text(place, y + 0.15, text, ha="center", va="bottom", fontsize=8)
-            lines = ["  ".join(names[:3]), "  ".join(names[3:])]
-            axes.text(place, y - 0.15, "\n".join(filter(None, lines)), va="top", **style)
-    axes.set_yticks([-row for row in range(len(AXIS_TRACKS))], AXIS_TRACKS, fontweight="bold")
+            axes.text(place, y - 0.15, textwrap.fill(" ".join(names), 24), va="top", **style)
+    axes.set_yticks([-row for row in range(len(tracks))], tracks, fontweight="bold")
     axes.set_xticks([])
-    axes.set_xlim(-0.6, 3.5)
-    axes.set_ylim(-len(AXIS_TRACKS) + 0.4, 0.6)
+    axes.set_xlim(-0.6, max(map(len, tracks.values())) - 0.5)
+    axes.set_ylim(-len(tracks) + 0.4, 0.6)
     for side in axes.spines.values():
         side.set_visible(False)
     axes.tick_params(length=0)
-    axes.set_title("Six axes: GRPO's place on the left, and who leaves it")
-    save(figure, "six_axes", "Read from the scripts' docstrings by make_figures.py")
+    axes.set_title(title)
+    save(figure, name, "Read from the scripts' docstrings by make_figures.py")
 
 
 PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
@@ -160,23 +213,108 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
 ]
 
 
-def draw_panels():
-    """One panel for each axis: the quantity that it moves, over steps."""
+ZOO_PANELS = [
+    (
+        "GMPO: largest ratio of a step",
+        "ratio",
+        [
+            ("stale_symmetric", "ratio_max", "per token (grpo.py)"),
+            ("stale_sequence", "ratio_max", "per sequence (gspo.py)"),
+            ("stale_geometric", "ratio_max", "clipped, then per sequence (gmpo.py)"),
+        ],
+    ),
+    (
+        "GMPO: tokens without gradient",
+        "share of tokens",
+        [
+            ("stale_symmetric", DERIVED["clipped"], "clip on tokens (grpo.py)"),
+            ("stale_sequence", DERIVED["clipped"], "after the mean (gspo.py)"),
+            ("stale_geometric", DERIVED["clipped"], "before the mean (gmpo.py)"),
+        ],
+    ),
+    (
+        "RLOO: tokens in clipped completions",
+        "share of tokens",
+        [
+            ("grpo", DERIVED["clipped"], "clip on tokens (grpo.py)"),
+            ("rloo", DERIVED["clipped"], "clip on their product (rloo.py)"),
+        ],
+    ),
+    (
+        "SPO: completions without signal",
+        "share of completions",
+        [
+            ("grpo", "groups_without_signal", "groups of 16 (grpo.py)"),
+            ("spo", "zero_advantages", "a tracker (spo.py)"),
+        ],
+    ),
+    (
+        "V: what a baseline explains",
+        "share of the reward's variance",
+        [
+            ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
+            ("spo", "explained", "a tracker (spo.py)"),
+        ],
+    ),
+    (
+        "TTRL: is the vote right?",
+        "share",
+        [
+            ("ttrl", "label_right", "labels"),
+            ("ttrl", "accuracy", "completions"),
+            ("hard_voted", "label_right", "labels, hard problems"),
+            ("hard_voted", "accuracy", "completions, hard problems"),
+        ],
+    ),
+]
+
+
+def draw_panels(panels, name, conditions, experiments, last_step=None):
+    """One panel for each quantity that a script moves, over steps."""
     figure, grid = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
-    for axes, (title, unit, lines) in zip(grid.flat, PANELS, strict=True):
+    for axes, (title, unit, lines) in zip(grid.flat, panels, strict=True):
         for index, (arm, metric, label) in enumerate(lines):
-            draw_seeds(axes, arm, metric, label, index, last_step=20)
+            draw_seeds(axes, arm, metric, label, index, last_step)
         axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
-        axes.set_ylim(bottom=0)
+        if metric == "ratio_max":
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
         legend(axes)
-    arms = [arm for _, _, lines in PANELS for arm, _, _ in lines]
+    arms = [arm for _, _, lines in panels for arm, _, _ in lines]
+    note = f"{seeds_of(*arms)} per arm (thin), mean (thick); 256 completions per step. "
+    save(figure, name, f"{note}{conditions}\n{command(*experiments)}")
+
+
+RUNGS = {  # script: V, the baseline that is subtracted from its reward
+    "reinforce_pp": "the batch's mean",
+    "grpo": "the group's mean",
+    "reinforce_pp_baseline": "the group's mean",
+    "gmpo": "the group's mean",
+    "ttrl": "the group's mean, of votes",
+    "rloo": "the mean of the others",
+    "spo": "a memory of the problem",
+}
+
+
+def draw_ladder():
+    """The ladder of baselines: what V is, and where a script with it ends."""
+    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    for y, (arm, baseline) in enumerate(RUNGS.items()):
+        values = [mean_over("eval_accuracy", 30, 30)(rows) for rows in load(arm).values()]
+        colour = COLOURS[0] if arm == "grpo" else COLOURS[1]
+        axes.axhline(y, color="#dddddd", lw=1, zorder=0)
+        axes.text(0.005, y, f"V = {baseline}", transform=axes.get_yaxis_transform(), va="bottom")
+        axes.plot(interval(values), [y, y], color=colour, lw=2)
+        axes.scatter(values, [y] * len(values), s=16, color=colour, alpha=0.5)
+        axes.scatter(np.mean(values), y, s=60, marker="|", color=colour)
+    axes.set_yticks(range(len(RUNGS)), [f"{arm}.py" for arm in RUNGS], family="monospace")
+    axes.set(xlim=(0.5, 0.85), xlabel="held-out accuracy after 30 steps")
+    axes.set_title("One ladder: A = R - V")
     save(
         figure,
-        "axes_measured",
-        f"{seeds_of(*arms)} per arm (thin), mean (thick); 256 completions per step. Granularity "
-        "and clip: 16 updates per rollout, learning rate 5e-4, no KL;\nthe others 4 updates, 2e-4; "
-        "length without KL; sampling in dapo.py.\n"
-        + command("granularity", "clip_object", "length", "kl", "advantage", "sampling"),
+        "ladder",
+        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval. {command('ladder')}",
     )
 
 
@@ -240,7 +378,7 @@ def draw_accuracy():
         figure,
         "accuracy",
         f"{seeds_of(*SCRIPTS)} per script (thin), mean (thick). 384 held-out problems, one "
-        "completion each; lower right: 96 problems, 16 completions each.\nThe time of a run "
+        "completion each; lower right: 16 completions each.\nThe time of a run "
         f"includes a second run beside it on the other core. {command('defaults')}",
     )
 
@@ -340,8 +478,26 @@ def draw_speed():
 
 
 def main():
-    draw_map()
-    draw_panels()
+    draw_map(
+        SCRIPTS, AXIS_TRACKS, "six_axes", "Six axes: GRPO's place on the left, and who leaves it"
+    )
+    draw_map(("grpo", *ZOO), ZOO_TRACKS, "six_axes_zoo", "The ladder of baselines on the same axes")
+    draw_panels(
+        PANELS,
+        "axes_measured",
+        "Granularity and clip: 16 updates per rollout, learning rate 5e-4, no KL;\nthe others 4 "
+        "updates, 2e-4; length without KL; sampling in dapo.py.",
+        ("granularity", "clip_object", "length", "kl", "advantage", "sampling"),
+        last_step=20,
+    )
+    draw_panels(
+        ZOO_PANELS,
+        "zoo_measured",
+        "GMPO: 16 updates per rollout, learning rate 5e-4,\nno KL; the others 4 updates, 2e-4. "
+        "Hard problems: numbers to 20, targets to 99.",
+        ("geometric_mean", "product", "memory", "vote"),
+    )
+    draw_ladder()
     draw_clip_width()
     draw_accuracy()
     draw_failures()

@@ -5,7 +5,7 @@
 
 Changed lines and words are marked, every hunk is labelled with the axis that it moves, and above
 the code stand each script's equations, its coordinates and its measured curves. The page needs no
-network; #gspo..cispo in its address opens it at that pair.
+network; #gspo..cispo or #grpo..rloo in its address opens it at that pair.
 """
 
 if __package__ != "plots":
@@ -25,15 +25,28 @@ import tokenize
 from pathlib import Path
 
 import common
-from experiments.arms import SCRIPTS
-from plots.axes import AXES, coordinates
-from plots.make_figures import PANELS, thousand_tokens
+from experiments.arms import ARMS, SCRIPTS, ZOO
+from experiments.curves import load
+from plots.axes import AXES, EXTRAS, coordinates, marker, scripts, source_of
+from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
 from plots.style import draw_against, draw_seeds, legend, plt
 
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# The panel of make_figures.PANELS that shows what the script is known for.
-PANEL = {"gspo": 0, "cispo": 1, "dr_grpo": 2, "gdpo": 4, "dapo": 5}
+NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
+ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO)}  # the run with a script's defaults
+# What the arm is known for.
+PANEL = {
+    "gspo": PANELS[0],
+    "cispo": PANELS[1],
+    "dr_grpo": PANELS[2],
+    "gdpo": PANELS[4],
+    "dapo": PANELS[5],
+    "gmpo": ZOO_PANELS[1],
+    "rloo": ZOO_PANELS[2],
+    "spo": ZOO_PANELS[4],
+    "ttrl": ZOO_PANELS[5],
+}
 
 
 # ---- Source, coordinates, differences -----------------------------------------------------------
@@ -69,7 +82,7 @@ def coloured_lines(source):
 def equations(source):
     """The lines of a script's docstring that state its method, up to the coordinates."""
     doc = ast.get_docstring(ast.parse(source)).partition("Coordinates on the six axes:")[0]
-    return textwrap.dedent(doc.split("baseline:\n\n", 1)[1]).rstrip().splitlines()
+    return textwrap.dedent(doc.split("baseline:\n\n", 1)[-1]).rstrip().splitlines()
 
 
 def word_marks(old, new):
@@ -108,12 +121,11 @@ def align(old, new):
 
 
 def hunk_label(lines, in_docstring):
-    """The axes that the hunk's lines are marked with, or what else it is."""
+    """The axes and extras that the hunk's lines are marked with, or what else it is."""
     if in_docstring:
         return "docstring"
-    text = "\n".join(lines)
-    found = [axis for axis in AXES if re.search(rf"<- .*{re.escape(axis)}", text)]
-    return ", ".join(found) or "part of the same move"
+    found = set(map(marker, lines))
+    return ", ".join(filter(found.__contains__, AXES + EXTRAS)) or "part of the same move"
 
 
 def differences(old, new):
@@ -154,33 +166,36 @@ def as_svg(figure):
     return text.getvalue()[text.getvalue().index("<svg") :].replace(INK, "currentColor")
 
 
-def charts(script):
-    """SVG of accuracy by tokens, length by steps, and the panel of the script's own axis."""
+def charts(arm):
+    """SVG of accuracy by tokens, length by steps, and what the arm is known for.
+
+    Without logs of the arm there are none.
+    """
     style = {
         **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor"], INK),
         **dict.fromkeys(["xtick.color", "ytick.color"], INK),
         "svg.fonttype": "none",
-        "svg.hashsalt": script,
+        "svg.hashsalt": arm,
         "font.size": 10,
     }
     drawn = []
     with plt.rc_context(style):
-        for what in ("accuracy", "length", PANEL.get(script)):
-            if what is None:
+        for what in ("accuracy", "length", PANEL.get(arm)):
+            if what is None or not load(arm):
                 continue
             figure, axes = plt.subplots(figsize=(4, 2.7))
             if what == "accuracy":
-                for index, arm in enumerate(dict.fromkeys(["grpo", script])):
-                    draw_against(axes, arm, thousand_tokens, index)
+                for index, name in enumerate(dict.fromkeys(["grpo", arm])):
+                    draw_against(axes, name, thousand_tokens, index)
                 axes.set(xlabel="thousand tokens", ylabel="held-out accuracy")
             elif what == "length":
-                for index, arm in enumerate(dict.fromkeys(["grpo", script])):
-                    draw_seeds(axes, arm, "length", f"{arm}.py", index)
+                for index, name in enumerate(dict.fromkeys(["grpo", arm])):
+                    draw_seeds(axes, name, "length", f"{name}.py", index)
                 axes.set(xlabel="step", ylabel="tokens per completion")
             else:
-                title, unit, lines = PANELS[what]
-                for index, (arm, metric, label) in enumerate(lines):
-                    draw_seeds(axes, arm, metric, label, index, last_step=20)
+                title, unit, lines = what
+                for index, (name, metric, label) in enumerate(lines):
+                    draw_seeds(axes, name, metric, label, index, last_step=20)
                 axes.set(title=title, xlabel="step", ylabel=unit)
             legend(axes)
             drawn.append(as_svg(figure))
@@ -191,23 +206,25 @@ def charts(script):
 
 
 def page():
-    sources = {name: (common.HERE / f"{name}.py").read_text(encoding="utf-8") for name in SCRIPTS}
-    scripts = {
+    sources = {name: source_of(name) for name in NAMES}
+    described = {
         name: {
+            "file": f"{name.replace('.', '/')}.py",
             "title": source.partition("\n")[0].strip('".'),
             "lines": coloured_lines(source),
             "coordinates": coordinates(source),
             "equations": equations(source),
-            "charts": charts(name),
+            "charts": charts(ARM[name]) if name in ARM else [],
         }
         for name, source in sources.items()
     }
-    pairs = {
+    pairs = {  # the page turns them round for the other order
         f"{a}..{b}": differences(sources[a], sources[b])
-        for a, b in itertools.permutations(SCRIPTS, 2)
+        for a, b in itertools.combinations(NAMES, 2)
     }
-    data = json.dumps({"axes": AXES, "scripts": scripts, "pairs": pairs}, separators=(",", ":"))
-    return TEMPLATE.read_text(encoding="utf-8").replace("DATA", data.replace("</", "<\\/"))
+    data = {"axes": AXES + EXTRAS, "scripts": described, "pairs": pairs}
+    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text)
 
 
 def chromium():

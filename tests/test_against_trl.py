@@ -27,7 +27,8 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import split_tensor_dict
 
 import common
-from tools.train_with_trl import GradientCheck, make_trainer, trl_flags
+from tools import train_with_trl
+from tools.train_with_trl import TRAINERS, GradientCheck, make_trainer, trl_flags
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 
@@ -363,12 +364,17 @@ def test_flags_are_the_papers(script):
     assert not flags["use_bias_correction_kl"]
 
 
-@SCRIPTS
+@pytest.mark.parametrize("script", TRAINERS)
 def test_first_step_of_the_trainer(script, tmp_path):
     """TRL samples, scores and differentiates; update_policy gives the same gradient."""
     module = import_module(script)
     config = module.Config(
-        steps=1, minibatches=1, prompts_per_step=2, group_size=8, max_new_tokens=64
+        steps=1,
+        minibatches=1,
+        prompts_per_step=2,
+        group_size=8,
+        max_new_tokens=64,
+        max_grad_norm=1e9,  # clipped, gradients that differ by a factor are equal
     )
     check = GradientCheck(module, config)
     trainer = make_trainer(script, config, tmp_path, callbacks=[check], save_strategy="no")
@@ -376,6 +382,16 @@ def test_first_step_of_the_trainer(script, tmp_path):
     trainer.train()
     assert len(check.rows) == 16 and len({len(ids) for _, ids, _ in check.rows}) > 3
     assert check.difference < 1e-4  # float32
+
+
+@pytest.mark.parametrize("script", ["zoo.spo", "zoo.reinforce_pp"])
+def test_what_trl_has_no_trainer_for(script, monkeypatch, capsys):
+    """A script that TRL would train with another loss under its name is refused, in one line."""
+    monkeypatch.setattr("sys.argv", ["train_with_trl.py", "--script", script])
+    with pytest.raises(SystemExit) as stopped:
+        train_with_trl.main()
+    assert stopped.value.code == 2
+    assert f"error: --script {script}: TRL has no such trainer; use grpo" in capsys.readouterr().err
 
 
 def test_first_step_on_two_processes():

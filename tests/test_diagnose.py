@@ -74,10 +74,42 @@ def test_planted_symptom(symptom):
 
 
 def test_what_the_script_cannot_show():
-    """cispo.py's and gspo.py's clips stop no single tokens; without a reference there is no KL."""
+    """These clips stop no single tokens; without a reference there is no KL."""
     rows = run(clip_forks=rise(0.1, 0.01), kl_ref=[None] * STEPS)
-    assert shown(rows, "cispo") == shown(rows, "gspo") == set()
+    for script in ("cispo", "gspo", "rloo"):
+        assert shown(rows, script) == set()
     assert shown(run(clip_forks=[None] * STEPS)) == set()
+    assert shown(rows, "gmpo") == {"fork tokens are clipped"}  # its clip is on tokens
+
+
+def test_one_completion_per_problem():
+    """reinforce_pp.py and spo.py have no groups: nothing to say of them, and no error."""
+    rows = run(groups_without_signal=[None] * STEPS)
+    for row in rows:  # spo.py has no reference either
+        del row["kl_ref"]
+    assert shown(rows, "spo") == set()
+
+
+def test_evidence_says_what_the_number_is():
+    """ttrl.py's reward is no verdict, and in rloo.py groups of equal rewards train on the KL."""
+
+    def evidence(script, symptom):
+        found = diagnose.findings(script, run(**PLANTED[symptom]))
+        return next(part.evidence for part in found if part.symptom == symptom)
+
+    for symptom in ("reward rises, accuracy does not", "reward components collide"):
+        assert "agreement with the vote" in evidence("ttrl", symptom)
+        assert "vote" not in evidence("grpo", symptom)
+    assert "the KL" in evidence("rloo", "groups without signal")
+    assert "the KL" not in evidence("grpo", "groups without signal")
+
+
+def test_log_of_a_zoo_run(tmp_path):
+    """Logs name the module, zoo.rloo, and runs the file, rloo: one script."""
+    log = tmp_path / "rloo-seed1.jsonl"
+    log.write_text("".join(json.dumps(row) + "\n" for row in [{"script": "zoo.rloo"}, *run()]))
+    script, training, evaluations = diagnose.read_run(log)
+    assert (script, len(training), evaluations) == ("rloo", STEPS, [])
 
 
 def write_run(folder, rows):

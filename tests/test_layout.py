@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from common import HERE
+from plots.axes import scripts
 
 FOLDERS = ("base_model", "experiments", "plots", "tools", "zoo")
 FILES = [*HERE.glob("*.py"), *(file for folder in FOLDERS for file in (HERE / folder).glob("*.py"))]
@@ -35,6 +36,13 @@ def test_no_import_runs_in_a_circle():
     assert graph["grpo"] == {"common", "countdown_task", "engine", "run_log"}
     assert not graph["countdown_task"] and graph["engine"] == {"countdown_task"}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_a_script_is_read_alone(script):
+    """It imports no other script, and zoo/ no module that grpo.py does without."""
+    helpers = imports(MODULES["grpo"])
+    assert imports(MODULES[script]) <= helpers
 
 
 def test_the_minimal_helper_is_minimal():

@@ -23,6 +23,7 @@ from experiments.curves import curve
 from plots.style import COLOURS, STYLES, legend, plt
 from run_log import read_jsonl
 
+VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
 SHORTEST = 8  # training steps; a quarter of fewer is noise
 
 
@@ -44,7 +45,7 @@ def read_run(path):
     if path.is_dir() and (path / "config.json").exists():
         script = json.loads((path / "config.json").read_text(encoding="utf-8")).get("script", "?")
     if rows and "step" not in rows[0]:  # the head of an experiment's log
-        script = rows.pop(0)["script"]
+        script = rows.pop(0)["script"].rpartition(".")[2]  # zoo.rloo: a run calls itself rloo
     training = [row for row in rows if "grad_norm" in row]
     if len(training) < SHORTEST:
         raise InputError(
@@ -109,6 +110,8 @@ def colliding_components(q, script):
     up = [name for name in names if q.gain(name) > 0.05]
     stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
     moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
+    if script == "ttrl":
+        moves = moves.replace("answer", VOTE)
     limits = "(thresholds: one up by 0.05, one that began below 0.9 not by 0.03)"
     return bool(up and stuck), f"{moves or 'one component'} {limits}"
 
@@ -117,7 +120,7 @@ def clipped_forks(q, script):
     share = q.first("clip_forks")
     if share is None:
         return False, "not logged"
-    if script in ("cispo", "gspo"):  # one caps weights, the other stops whole completions
+    if script in ("cispo", "gspo", "rloo"):  # one caps weights, two stop whole completions
         return False, f"{script}.py's clip does not single out tokens"
     text = f"{100 * share:.1f} % of fork tokens clipped in the first quarter (threshold 2 %)"
     return share > 0.02, text
@@ -125,13 +128,18 @@ def clipped_forks(q, script):
 
 def no_signal(q, script):
     share = q.last("groups_without_signal")
+    if share is None:
+        return False, "not logged: one completion per problem is no group"
     text = f"{100 * share:.0f} % of the groups in the last quarter (threshold 30 %)"
+    if script == "rloo":
+        text += "; the KL in the reward is all that they train on"
     return share > 0.3, text
 
 
 def reward_without_accuracy(q, script):
     reward, accuracy = q.gain("reward"), q.gain("accuracy")
-    text = f"reward {reward:+.2f} (threshold 0.05), accuracy {accuracy:+.2f} (threshold: a third)"
+    name = f"reward for {VOTE}" if script == "ttrl" else "reward"
+    text = f"{name} {reward:+.2f} (threshold 0.05), accuracy {accuracy:+.2f} (threshold: a third)"
     return reward > 0.05 and accuracy < reward / 3, text
 
 
@@ -157,17 +165,21 @@ SYMPTOMS = {  # symptom: (test, what to move)
     "entropy collapses": (entropy_collapse, "clip width: dapo.py's clip-higher; KL: grpo.py"),
     "token ratios are noisy": (
         noisy_ratios,
-        "granularity: gspo.py; or fewer --minibatches, or a smaller --learning_rate",
+        "granularity: gspo.py or zoo/gmpo.py; or fewer --minibatches, or a smaller --learning_rate",
     ),
     "reward components collide": (
         colliding_components,
         "advantage: gdpo.py; then the weights",
     ),
     "fork tokens are clipped": (clipped_forks, "clip width: dapo.py's clip-higher, or cispo.py"),
-    "groups without signal": (no_signal, "sampling: dapo.py; or harder problems (--operands 4)"),
+    "groups without signal": (
+        no_signal,
+        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py",
+    ),
     "reward rises, accuracy does not": (
         reward_without_accuracy,
-        "no axis: the reward; read samples.jsonl and close the seam",
+        "no axis: the reward; read samples.jsonl and close the seam, or let a verifier judge "
+        "where a vote did",
     ),
     "policy far from the start": (far_from_start, "KL: a larger --kl_coef; fewer --minibatches"),
     "training breaks": (

@@ -1,7 +1,8 @@
-"""The same task, rewards, model and loss with TRL's GRPOTrainer, for more devices than one.
+"""The same task, rewards, model and loss with TRL's trainers, for more devices than one.
 
     pip install -r tests/requirements.txt
     python -m tools.train_with_trl --script gspo                     # one device
+    python -m tools.train_with_trl --script zoo.rloo                 # TRL's RLOOTrainer
     accelerate launch --num_processes 8 -m tools.train_with_trl --script gspo \\
         --model Qwen/Qwen2.5-1.5B-Instruct --learning_rate 1e-6 --max_new_tokens 1024
 
@@ -19,26 +20,40 @@ import copy
 import importlib
 import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 import common
 import engine
 import run_log
 from countdown_task import REWARDS, CountdownTask, InputError, Problem
-from experiments.arms import SCRIPTS
+from experiments.arms import ARMS, SCRIPTS, ZOO
 
+TRAINERS = {
+    **dict.fromkeys(SCRIPTS, (GRPOTrainer, GRPOConfig)),
+    "zoo.rloo": (RLOOTrainer, RLOOConfig),
+    "zoo.gmpo": (GMPOTrainer, GMPOConfig),
+}
 MISSING = {"dapo": "TRL does not refill groups without signal: dynamic sampling is left out"}
 
 
 def trl_flags(script, config):
-    """The fields of GRPOConfig that make TRL's advantages and loss those of the script."""
+    """The fields of TRL's config that make its advantages and loss those of the script."""
+    if script == "zoo.rloo":  # its trainer has one advantage and one loss, and the KL is k1
+        return {
+            "max_completion_length": config.max_new_tokens,
+            "beta": config.kl_coef,
+            "epsilon": config.clip_low,
+            "epsilon_high": config.clip_high,
+        }
     flags = {
         "grpo": {"loss_type": "grpo"},
         # Two flags: loss_type alone keeps the division by the group's std.
@@ -47,6 +62,7 @@ def trl_flags(script, config):
         "gspo": {"loss_type": "grpo", "importance_sampling_level": "sequence"},
         "gdpo": {"loss_type": "grpo", "multi_objective_aggregation": "normalize_then_sum"},
         "cispo": {"loss_type": "cispo"},
+        "zoo.gmpo": {},  # its trainer has one loss; epsilon is in logs, as in gmpo.py
     }[script]
     flags = {"scale_rewards": "group", **flags, "max_completion_length": config.max_new_tokens}
     # TRL's default multiplies k3 by the ratio.
@@ -80,10 +96,11 @@ def reward_functions(script, config):
 
 
 def make_trainer(script, config, output_dir, processes=1, **options):
-    """GRPOTrainer on the problems that the script would draw, step by step.
+    """TRL's trainer on the problems that the script would draw, step by step.
 
-    `options` are fields of GRPOConfig that differ from the script's settings; `callbacks` apart.
+    `options` are fields of its config that differ from the script's settings; `callbacks` apart.
     """
+    trainer, trainer_config = TRAINERS[script]
     model, tokenizer = common.load_model(config.model)
     task = CountdownTask(
         config.operands, config.max_number, config.min_target, config.max_target, config.data
@@ -130,10 +147,10 @@ def make_trainer(script, config, output_dir, processes=1, **options):
         **trl_flags(script, config),
         **options,
     }
-    return GRPOTrainer(
+    return trainer(
         model=model.name_or_path,  # as common.load_model found it
         reward_funcs=functions,
-        args=GRPOConfig(**settings),
+        args=trainer_config(**settings),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=callbacks,
@@ -170,7 +187,7 @@ class GradientCheck(TrainerCallback):
         self.difference = ((theirs - ours).norm() / theirs.norm()).item()
         if self.trainer.accelerator.is_main_process:
             print(
-                f"{self.module.__name__}.py, first step, {len(rows)} completions on "
+                f"{Path(self.module.__file__).name}, first step, {len(rows)} completions on "
                 f"{self.trainer.accelerator.num_processes} processes: |g| = {theirs.norm():.4f}, "
                 f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}"
             )
@@ -189,7 +206,7 @@ class GradientCheck(TrainerCallback):
         )
         logprobs = self.module.completion_logprobs
         rollout.logprobs = self.module.over_rollout(logprobs, model.eval(), rollout, self.config)
-        rollout.ref_logprobs = rollout.logprobs  # the reference is the initial model
+        rollout.ref_logprobs = rollout.logprobs  # the reference is the initial model: no KL
         nothing = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
         advantages = torch.tensor(advantages)
         self.module.update_policy(model, nothing, rollout, advantages, self.config)
@@ -200,18 +217,23 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--script", choices=SCRIPTS, default="grpo", help="whose loss to train")
+    choices = [*SCRIPTS, *(ARMS[arm].script for arm in ZOO)]
+    parser.add_argument("--script", choices=choices, default="grpo", help="whose loss to train")
     parser.add_argument("--check_gradient", action="store_true", help="compare, then stop")
     args, rest = parser.parse_known_args()
+    if args.script not in TRAINERS:
+        known = ", ".join(TRAINERS)
+        parser.exit(2, f"error: --script {args.script}: TRL has no such trainer; use {known}\n")
     module = importlib.import_module(args.script)
     config = run_log.parse_options(module.Config, words=rest)
     if args.check_gradient:
-        config = replace(config, steps=1, minibatches=1)  # TRL's token mean is exact only so
+        # TRL's token mean is exact only in one minibatch; a clipped norm would hide a factor.
+        config = replace(config, steps=1, minibatches=1, max_grad_norm=1e9)
     processes, rank = (int(os.environ.get(x, y)) for x, y in (("WORLD_SIZE", 1), ("RANK", 0)))
     if args.script in MISSING and rank == 0:
         print(MISSING[args.script])
     check = GradientCheck(module, config) if args.check_gradient else None
-    output = config.output_dir or f"runs/trl-{args.script}-seed{config.seed}"
+    output = config.output_dir or f"runs/trl-{args.script.rpartition('.')[2]}-seed{config.seed}"
     try:
         trainer = make_trainer(
             args.script,

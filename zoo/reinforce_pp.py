@@ -18,8 +18,9 @@ Coordinates on the six axes:
 vs grpo.py: 1) no group: 256 prompts with one completion each, and the batch's mean as baseline;
     2) one std for the rollout; 3) the KL of the tokens to come is part of a token's return.
 Mean and std weigh completions by their tokens, as in PPO's whitening and in verl.
-Not implemented: rewards of +1 / -1 (here 1 / 0); several completions per prompt, which the paper
-    allows: `--prompts_per_step 16 --group_size 16` samples them, the baseline stays the batch's.
+With several completions per prompt, which the paper allows, the baseline stays the batch's:
+    --prompts_per_step 16 --group_size 16.
+Not implemented: rewards of +1 / -1 (here 1 / 0).
 """
 
 from dataclasses import dataclass, replace
