@@ -119,9 +119,11 @@ class Probes:
         zero = advantages.reshape(rewards.shape[0] * rewards.shape[1], -1).eq(0).all(1)  # (B,)
         self.found["zero_advantages"] = zero.float().mean().item()
         if len(rest) == 2:  # a tracker's expectation (P, G), and the config
-            reward = rewards[..., 0]
-            error = ((reward - rest[0]) ** 2).mean() / reward.var(correction=0)
-            self.found["explained"] = 1 - error.item()
+            surprise = rewards[..., 0] - rest[0]
+            variance = rewards[..., 0].var(correction=0)
+            self.found["explained"] = 1 - ((surprise**2).mean() / variance).item()
+            # What is left to explain once the batch's mean has taken out a common error, a lag.
+            self.found["explained_centred"] = 1 - (surprise.var(correction=0) / variance).item()
         levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
         self.found["advantage_levels"] = len(set().union(*levels))
         self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))

@@ -113,6 +113,10 @@ def test_what_a_baseline_explains():
         watch.see_compute_advantages(advantages, rewards, expected, None)
         found = watch.summary()
         assert found["explained"] == pytest.approx(share) and found["zero_advantages"] == 1
+    watch.see_compute_advantages(advantages, rewards, rewards[..., 0] - 0.3, None)
+    found = watch.summary()  # it knows the problems, and lags behind all of them
+    assert found["explained"] == pytest.approx(1 - 0.09 / 0.25)
+    assert found["explained_centred"] == pytest.approx(1)
     # Of two groups of 16 with 16 and 0 right the siblings say all; with 8 and 8 less than nothing.
     assert effects.explained_by_siblings({"weight_by_right": [[16, 0], [0, 0]]}) == 1
     assert effects.explained_by_siblings({"weight_by_right": [[8, 0], [8, 0]]}) == pytest.approx(

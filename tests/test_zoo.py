@@ -26,7 +26,6 @@ from zoo import gmpo, reinforce_pp, reinforce_pp_baseline, rloo, spo, ttrl
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 
-ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
 FAR = pytest.mark.parametrize("far", [False, True], ids=["ratio 1", "far"])
 
 
@@ -50,6 +49,12 @@ def answers(rewards):
 
 def one_reward(module, **changes):
     return module.Config(reward_components=["answer"], reward_weights=[1.0], **changes)
+
+
+def uneven(module, **changes):
+    """The script's options with a clip wider above than below: equal ends hide a swap of them."""
+    config = module.Config(**changes)
+    return replace(config, clip_high=1.5 * config.clip_low)
 
 
 def loss_of(module, config, batch, rows=None):
@@ -118,7 +123,7 @@ def trl_of(module, config, rewards, lengths, old, ref, accumulation=1):
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 def test_loss_and_gradient_are_trls(module, far, micro_batches):
     """Our micro-batches, summed, against TRL's loss on the whole minibatch; k3 included in GMPO."""
-    config, batch = module.Config(), random_batch(far)
+    config, batch = uneven(module), random_batch(far)
     rewards = torch.zeros(2, 4, 2).double()
     trainer, trl_batch = trl_of(module, config, rewards, LENGTHS, batch.old, batch.ref)
     equal(trl_batch["completion_mask"].double(), batch.mask)
@@ -135,7 +140,7 @@ def test_loss_and_gradient_are_trls(module, far, micro_batches):
 @pytest.mark.parametrize("module", [rloo, gmpo], ids=["rloo", "gmpo"])
 def test_clip_counts_are_trls(module):
     """Both sides, at a batch in which both occur."""
-    config, batch = module.Config(), random_batch(far=True)
+    config, batch = uneven(module), random_batch(far=True)
     rewards = torch.zeros(2, 4, 2).double()
     trainer, trl_batch = trl_of(module, config, rewards, LENGTHS, batch.old, batch.ref)
     trainer.loss(trl_batch | {"advantages": batch.advantages}, batch.logprobs)
@@ -151,7 +156,7 @@ def test_clip_counts_are_trls(module):
 @pytest.mark.parametrize("module", [rloo, gmpo], ids=["rloo", "gmpo"])
 def test_trl_accumulating_gives_our_minibatch(module):
     """Two micro-batches of TRL; RLOOTrainer leaves the division by their number to its caller."""
-    config, batch = module.Config(), random_batch(far=True)
+    config, batch = uneven(module), random_batch(far=True)
     rewards = torch.zeros(2, 4, 2).double()
     trainer, trl_batch = trl_of(module, config, rewards, LENGTHS, batch.old, batch.ref, 2)
     trl_batch["advantages"] = batch.advantages
@@ -160,6 +165,22 @@ def test_trl_accumulating_gives_our_minibatch(module):
     ours = loss_of(module, config, batch)[0] * (2 if module is rloo else 1)
     equal(ours, theirs)
     equal(grad(ours, batch), grad(theirs, batch))
+
+
+def test_defaults_are_those_of_trl_and_of_the_papers():
+    """What the tests with other values would not notice; GMPO keeps grpo.py's KL, not TRL's 0."""
+    of = {
+        rloo: {"kl_coef": RLOOConfig.beta, "clip_low": RLOOConfig.epsilon},
+        gmpo: {"kl_coef": grpo.Config.kl_coef, "clip_low": GMPOConfig.epsilon},
+        reinforce_pp: {"kl_coef": 0.01, "clip_low": 0.2, "group_size": 1},
+        reinforce_pp_baseline: {"kl_coef": grpo.Config.kl_coef, "clip_low": 0.2},
+        ttrl: {"kl_coef": grpo.Config.kl_coef, "clip_low": 0.2},
+        spo: {"rho_min": 0.875, "rho_max": 0.96, "half_life": 0.06, "offline_completions": 8},
+    }
+    of[spo] |= {"clip_low": 0.2, "clip_high": 0.28, "group_size": 1}
+    for module, stated in of.items():
+        expected = {"clip_high": stated["clip_low"]} | stated
+        assert expected.items() <= vars(module.Config()).items(), module.__name__
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5], ids=["no KL", "KL"])
@@ -328,6 +349,12 @@ def clip_settings(config):
     return verl_oracle.Settings(clip_ratio=0.2, clip_ratio_c=1e9, **ends)  # c: no dual clip
 
 
+def clipped_share(module, config, batch):
+    metrics = loss_of(module, config, batch)[1]
+    clipped = (metrics["clip_low"] | metrics["clip_high"]) * batch.mask
+    return (clipped.sum() / batch.mask.sum()).item()
+
+
 @FAR
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 def test_spo_loss_is_verls(verl, far, micro_batches):
@@ -340,10 +367,8 @@ def test_spo_loss_is_verls(verl, far, micro_batches):
     ours = split_loss(spo, config, batch, micro_batches)
     equal(ours, theirs)
     equal(grad(ours, batch), grad(theirs, batch))
-    metrics = loss_of(spo, config, batch)[1]
-    clipped = ((metrics["clip_low"] | metrics["clip_high"]) * batch.mask).sum() / batch.mask.sum()
-    assert clipped.item() == pytest.approx(logged["actor/pg_clipfrac"], rel=1e-6)
-    assert (clipped > 0) == far
+    clipped = clipped_share(spo, config, batch)
+    assert clipped == pytest.approx(logged["actor/pg_clipfrac"], rel=1e-6) and (clipped > 0) == far
 
 
 @FAR
@@ -351,14 +376,16 @@ def test_spo_loss_is_verls(verl, far, micro_batches):
 @pytest.mark.parametrize("micro_batches", MICRO_BATCHES)
 def test_reinforce_pp_losses_are_verls(verl, module, far, micro_batches):
     """PPO's clip and the mean of means; advantages per token in one, verl's k2 in the other."""
-    config, batch = module.Config(), random_batch(far)
+    config, batch = uneven(module), random_batch(far)
     A = batch.advantages[:, None] * torch.ones_like(batch.mask)
     if module is reinforce_pp:
         batch.advantages = A = A * torch.linspace(-1, 2, A.shape[1], dtype=torch.float64)
     mode = "seq-mean-token-mean"
-    theirs, _ = verl.compute_policy_loss_vanilla(
+    theirs, logged = verl.compute_policy_loss_vanilla(
         batch.old, batch.logprobs, A, batch.mask, mode, clip_settings(config)
     )
+    clipped = clipped_share(module, config, batch)
+    assert clipped == pytest.approx(logged["actor/pg_clipfrac"], rel=1e-6) and (clipped > 0) == far
     if module is reinforce_pp_baseline:
         kl = verl.kl_penalty(batch.logprobs, batch.ref, "k2")
         theirs = theirs + config.kl_coef * verl.agg_loss(kl, batch.mask, mode)
@@ -371,7 +398,7 @@ def test_reinforce_pp_losses_are_verls(verl, module, far, micro_batches):
 @FAR
 def test_gmpo_loss_is_verls(verl, far):
     """Without a KL, which verl keeps elsewhere; it adds 1e-8 to two denominators."""
-    config, batch = gmpo.Config(kl_coef=0.0), random_batch(far)
+    config, batch = uneven(gmpo, kl_coef=0.0), random_batch(far)
     A = batch.advantages[:, None] * batch.mask
     theirs, _ = verl.compute_policy_loss_geo_mean(
         batch.old, batch.logprobs, A, batch.mask, config=clip_settings(config)
@@ -431,10 +458,10 @@ def log_ratio_batch(log_ratios, advantage):
     return SimpleNamespace(old=zero, ref=d, mask=mask, advantages=A, logprobs=logprobs)
 
 
-def ratio_of(module, log_ratios, advantage):
+def ratio_of(module, log_ratios, advantage, config=None):
     """(ratio, is it clipped) of one completion."""
     batch = log_ratio_batch(log_ratios, advantage)
-    _, metrics = loss_of(module, module.Config(), batch)
+    _, metrics = loss_of(module, config or module.Config(), batch)
     clipped = metrics["clip_low"] | metrics["clip_high"]
     return metrics["ratio"].item(), bool((clipped & (batch.mask[:, : clipped.shape[1]] > 0)).any())
 
@@ -445,6 +472,9 @@ def test_rloo_ratio_by_hand():
     assert ratio_of(rloo, [0.001] * 200, 1.0) == (pytest.approx(1.2214, abs=1e-4), True)
     assert ratio_of(rloo, [0.001] * 200, -1.0)[1] is False
     assert ratio_of(rloo, [-0.001] * 250, -1.0) == (pytest.approx(0.7788, abs=1e-4), True)
+    wider = uneven(rloo)  # .8 to 1.3
+    assert ratio_of(rloo, [-0.001] * 250, -1.0, wider)[1] is True
+    assert ratio_of(rloo, [0.001] * 200, 1.0, wider)[1] is False
 
 
 @pytest.mark.parametrize(

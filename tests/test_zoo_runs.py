@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import common
+import dr_grpo
+import grpo
 import run_log
-from countdown_task import REWARDS, Problem
-from zoo import reinforce_pp, rloo, spo, ttrl
+from countdown_task import REWARDS, Problem, is_held_out
+from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
 
@@ -152,11 +154,11 @@ def test_ttrl_pays_the_majority_whatever_the_target(target):
 
 def test_ttrl_votes_group_by_group():
     """Ties go to the first seen; what has no value has no vote and no reward."""
-    tie = ["20 - 2", "20 + 4", "4 * 6", "9 * 2"]
+    tie = ["20 - 2", "9 * 2", "20 + 4", "4 * 6"]
     silent = [None, None, "20 +", "1 / 0"]
-    outvoted = [None, "no", None, "20 - 2"]
+    outvoted = [None, "no", None, "20 + 4"]  # with the first group's, a majority of all
     got = votes([*tie, *silent, *outvoted], target=24)[..., 0]
-    assert got.tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert got.tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
     assert not votes(tie, 24, ["format"])[..., 0].eq(0).any()  # without `answer`: no vote
 
 
@@ -249,10 +251,10 @@ def watched_update(calls, update):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_path, monkeypatch):
-    """Killed after step 2 was logged and before it was saved; SPO's tracker included."""
+    """Killed between log and checkpoint of step 2; evaluations in between change nothing."""
     script, whole, save = module_of(name), finished(name), run_log.Run._save
     judge_by_length(monkeypatch, script)
-    config = config_of(name, tmp_path / "run", llama_folder)
+    config = config_of(name, tmp_path / "run", llama_folder, eval_every=1)
 
     def killed(run, step, *parts):
         if step == 2:
@@ -348,6 +350,17 @@ def test_spo_remembers_log_probs_of_after_the_update(finished):
     assert run.rows[0]["tracker_moved"] == 0
 
 
+def test_spo_visits_the_problems_that_it_drew(finished):
+    """Each under its own number, none held out; nothing of the tracker is trained."""
+    run = finished("spo")
+    for arguments, (rollout, _) in run.calls["sample_batch"]:
+        tracker, places = arguments[2], rollout.drawn.tolist()
+        assert rollout.problems == [tracker.problems[place] for place in places]
+        assert len(set(places)) == len(places) == 4
+        assert len(set(tracker.problems)) == 6 and not any(map(is_held_out, tracker.problems))
+        assert not list(tracker.parameters())
+
+
 def test_spo_counts_its_offline_completions_once(finished):
     """pool_size * offline_completions in step 1's totals, with their tokens, and only there."""
     run = finished("spo")
@@ -358,6 +371,50 @@ def test_spo_counts_its_offline_completions_once(finished):
     first, *others = [row["tokens_sampled"] for row in run.rows]
     assert others == tokens[1:] and 12 <= first - tokens[0] <= 12 * 12
     assert run.rows[-1]["tokens_total"] == first + sum(others)
+
+
+# ---- The ladder on a real model -----------------------------------------------------------------
+
+
+def first_gradient(script, rollout, rewards, model_folder):
+    """That of update_policy, one update per rollout and no KL, as one vector."""
+    model, seen = common.load_model(model_folder)[0], []
+
+    class Look(torch.optim.SGD):
+        def step(self):
+            seen.extend(p.grad.flatten().clone() for p in self.param_groups[0]["params"])
+
+    options = {"group_size": 4, "max_new_tokens": 12, "minibatches": 1, "max_grad_norm": 1e9}
+    config = script.Config(**options, tokens_per_microbatch=100)
+    if hasattr(config, "kl_coef"):
+        config = replace(config, kl_coef=0.0)
+    if script is rloo:
+        rewards = torch.cat([rewards, torch.zeros_like(rewards[..., :1])], -1)
+    advantages = script.compute_advantages(rewards, config)
+    script.update_policy(model, Look(model.parameters(), lr=0.0), rollout, advantages, config)
+    return torch.cat(seen)
+
+
+def test_first_updates_of_neighbours_are_parallel(llama_folder):
+    """RLOO's gradient is Dr. GRPO's times G / (G - 1) and the budget; GMPO's and TTRL's, GRPO's."""
+    model, tokenizer = common.load_model(llama_folder)
+    config = grpo.Config(group_size=4, max_new_tokens=12)
+    stream = torch.Generator().manual_seed(0)
+    rollout = grpo.sample_groups(model, tokenizer, PROBLEMS[:3], config, stream)
+    rollout.mask *= torch.arange(12) < torch.arange(1, 13)[:, None]  # ragged
+    rollout.logprobs *= rollout.mask
+    rollout.ref_logprobs = rollout.logprobs
+    rewards = torch.rand(3, 4, 2, generator=stream)
+    found = {
+        script: first_gradient(script, rollout, rewards, llama_folder)
+        for script in (grpo, dr_grpo, rloo, gmpo, ttrl)
+    }
+    pairs = [(rloo, dr_grpo, 4 / 3 * 12), (gmpo, grpo, 1.0), (ttrl, grpo, 1.0)]
+    for one, two, factor in pairs:
+        expected = factor * found[two]
+        assert (found[one] - expected).norm() < 1e-4 * expected.norm(), one.__name__
+    rloos, hubs = found[rloo], found[grpo]
+    assert torch.cosine_similarity(rloos, hubs, dim=0) < 0.99  # 1/|o| and the std part them
 
 
 # ---- What the scripts refuse --------------------------------------------------------------------
