@@ -75,7 +75,35 @@ def results():
             unit = "" if index in (2, 3) else " %"
             cells.append(f"{values.mean():.1f}{unit} ({low:.1f} to {high:.1f})")
         lines.append(f"| {script}.py | {' | '.join(cells)} |")
-    return "\n".join([*lines, *diagnoses()]) + "\n"
+    return "\n".join([*lines, *votes(), *diagnoses()]) + "\n"
+
+
+def votes():
+    """Lines of results.md: how many of a group have to be right for its vote to be right."""
+    lines = ["", "## How many of 16 have to be right for the vote to be right?", ""]
+    lines.append(
+        "Groups of ttrl.py in steps 1-3, all seeds, where the policy is still near the base: ttrl "
+        "on the default problems, hard_voted on numbers to 20 and targets to 99."
+    )
+    lines += ["", "| right of 16 | ttrl: groups | label right | hard_voted: groups | label right |"]
+    lines.append("|---|---|---|---|---|")
+    pairs = {
+        arm: [
+            pair
+            for rows in load(arm).values()
+            for row in rows
+            if 1 <= row["step"] <= 3
+            for pair in row.get("label_by_right", [])
+        ]
+        for arm in ("ttrl", "hard_voted")
+    }
+    for first, last in ((0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 7), (8, 16)):
+        cells = [f"{first}" if first == last else f"{first}-{last}"]
+        for found in pairs.values():
+            labels = [label for right, label in found if first <= right <= last]
+            cells += [str(len(labels)), f"{np.mean(labels):.0%}" if labels else "-"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 PLANTED = {  # arm: the symptom that it was made to show
