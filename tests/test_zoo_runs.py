@@ -427,7 +427,9 @@ def test_first_updates_of_neighbours_are_parallel(llama_folder):
     [
         ("spo", "--group_size 4", "--group_size 4: choose from 1"),
         ("spo", "--pool_size 8", "--prompts_per_step 256: at most --pool_size 8"),
-        ("spo", "--rho_min 1", "--rho_min 1.0: a number less than 1"),
+        ("spo", "--rho_min 1", "--rho_min 1.0: at most --rho_max 0.96"),
+        ("spo", "--rho_max 1", "--rho_max 1.0: a number less than 1"),
+        ("spo", "--reward_weights 2", "--reward_weights 2.0: choose from 1"),
         ("spo", "--half_life 0", "--half_life 0.0: a number greater than 0"),
         ("spo", "--reward_components format", "--reward_components format: choose from answer"),
         ("spo", "--max_target 11 --max_number 5", "--pool_size 512: only"),

@@ -58,11 +58,11 @@ class Config:
     clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
     clip_high: float = option(0.28, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
     reward_components: list[str] = option(["answer"], "0 or 1", choices=["answer"])  # <- tracker
-    reward_weights: list[float] = option([1.0], "one each", one_for_each="reward_components")
+    reward_weights: list[float] = option([1.0], "1", choices=[1], one_for_each="reward_components")
     pool_size: int = option(512, "N: problems", at_least=1)  # <- tracker
     offline_completions: int = option(8, "of each problem, before step 1", at_least=1)
-    rho_min: float = option(0.875, "forgets most: 8 visits count", at_least=0, below=1)
-    rho_max: float = option(0.96, "forgets least: 25 visits count", at_least=0)
+    rho_min: float = option(0.875, "8 visits count", at_least=0, at_most="rho_max")
+    rho_max: float = option(0.96, "25 visits count", at_least=0, below=1)
     half_life: float = option(0.06, "D_half, nats per token", above=0)
     # Task
     operands: int = option(3, "numbers per problem")
