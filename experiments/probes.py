@@ -127,10 +127,11 @@ class Probes:
         levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
         self.found["advantage_levels"] = len(set().union(*levels))
         self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
-        weight = advantages.abs().sum(1)
-        weight = weight / weight.mean().clamp(min=1e-9)
-        pairs = zip(self.right, weight.tolist(), strict=True)
-        self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
+        if rewards.shape[1] > 1:  # groups
+            weight = advantages.abs().sum(1)
+            weight = weight / weight.mean().clamp(min=1e-9)
+            pairs = zip(self.right, weight.tolist(), strict=True)
+            self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
 
     def see_agreement(self, agree, *_):
         """Of the groups: whether the label is right; of the completions: paid for being right.

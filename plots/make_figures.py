@@ -253,7 +253,8 @@ ZOO_PANELS = [
         "share of the reward's variance",
         [
             ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
-            ("spo", "explained", "a tracker (spo.py)"),
+            ("spo", "explained", "a tracker alone (spo.py)"),
+            ("spo", "explained_centred", "a tracker and the batch's mean"),
         ],
     ),
     (
@@ -277,8 +278,8 @@ def draw_panels(panels, name, conditions, experiments, last_step=None):
             draw_seeds(axes, arm, metric, label, index, last_step)
         axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
         if metric == "ratio_max":
-            axes.set_yscale("log")
-        else:
+            axes.set(yscale="log", ylim=(0.7, 2000))  # room for the legend
+        elif axes.get_ylim()[0] > -0.1:  # nothing is negative
             axes.set_ylim(bottom=0)
         legend(axes)
     arms = [arm for _, _, lines in panels for arm, _, _ in lines]
