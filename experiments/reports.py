@@ -25,8 +25,9 @@ def results():
         "bootstrap intervals over seeds, which with five seeds are short: read them with the "
         "number of seeds that agree in sign. Each hypothesis was written before its runs, but "
         "for two that were stated anew when their first form showed nothing (reward, planted); "
-        "rows on equal accuracy, on CISPO's accuracy and on SPO's tracker with the batch's mean "
-        "were added after the runs, and the windows of steps were chosen on seed 1. A verdict is "
+        "rows on equal accuracy, on CISPO's accuracy, on SPO's tracker with the batch's mean, on "
+        "GMPO's spread and on agreement with a vote were added after the runs, and the windows of "
+        "steps were chosen on seed 1. A verdict is "
         "*seen* if the interval excludes 0 "
         "on the side that the hypothesis names. Any run again: "
         "`python -m experiments.run --one ARM --seed SEED`.",
