@@ -278,4 +278,17 @@ def brevity_reward(completion, problem):
     return float(len(completion) <= BREVITY_CHARS)
 
 
-REWARDS = {"answer": answer_reward, "format": format_reward, "brevity": brevity_reward}
+def first_try_reward(completion, problem):
+    """1 if the answer is right and the search did not try again ("wait"), else 0.
+
+    Made to show a failure: all that follows a failed first line is useless, and 1/|o| pays for it.
+    """
+    return float(is_correct(completion, problem) and "wait" not in completion)
+
+
+REWARDS = {
+    "answer": answer_reward,
+    "format": format_reward,
+    "brevity": brevity_reward,
+    "first_try": first_try_reward,
+}

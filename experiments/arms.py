@@ -4,6 +4,7 @@ An arm is a script with flags; where an axis has to move alone, single functions
 another script's. `python -m experiments.run --list` shows all of it.
 """
 
+import hashlib
 import itertools
 import re
 import statistics
@@ -56,6 +57,10 @@ STALE = {**BRIEF, "minibatches": 16, "learning_rate": 5e-4}
 HOT = {**STALE, "learning_rate": 1e-3}
 # The base solves 7 % of these problems; in a quarter of the groups of 16 at least one is right.
 HARD = {**SHORT, "max_number": 20, "max_target": 99}
+# Only the first line of a search can pay; the budget leaves length room to grow.
+FIRST = {"steps": 30, "eval_every": 30, "max_new_tokens": 768, "reward_weights": [1.0]}
+FIRST |= {"reward_components": ["first_try"]}
+COIN = {**FIRST, "reward_components": ["coin"]}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
@@ -113,6 +118,15 @@ ARMS = {
     # A vote that is mostly wrong.
     "hard_verified": Arm("grpo", HARD),
     "hard_voted": Arm("zoo.ttrl", HARD),
+    # Length without use: 1/|o| or a constant, with the std or without; the token mean.
+    "first_grpo": Arm("grpo", {**FIRST, "kl_coef": 0.0}),
+    "first_no_std": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"compute_advantages": "dr_grpo"}),
+    "first_constant": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}),
+    "first_dr_grpo": Arm("dr_grpo", FIRST),
+    "first_token_mean": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}),
+    "coin_grpo": Arm("grpo", {**COIN, "kl_coef": 0.0}),
+    "coin_constant": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}),
+    "coin_token_mean": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}),
     # Symptoms planted for tools/diagnose.py: length pays on problems without a solution; a
     # search in one fixed order pays.
     "only_verbose": Arm(
@@ -209,6 +223,23 @@ EXPERIMENTS = {
         "tokens they take, not in where they end.",
         ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
     ),
+    "length_inflation": Experiment(
+        "length + std",
+        "Where going on cannot pay, and the policy can tell that it cannot, 1/|o| makes going on "
+        "cheaper the longer a completion is: wrong completions grow to at least twice the length "
+        "that they have under a constant by step 30, with the std or without it. The token mean "
+        "drifts a tenth as much. Under a coin no arm drifts apart from another.",
+        (
+            "first_grpo",
+            "first_no_std",
+            "first_constant",
+            "first_dr_grpo",
+            "first_token_mean",
+            "coin_grpo",
+            "coin_constant",
+            "coin_token_mean",
+        ),
+    ),
     "ladder": Experiment(
         "zoo: the baseline V",
         "Whatever V is subtracted (the group's mean, the others', the batch's, a memory of the "
@@ -284,7 +315,14 @@ def orderly_reward(completion, problem):
     return statistics.fmean(pairs)
 
 
+def coin_reward(completion, problem):
+    """0 or 1 by a hash of both: it says nothing, and its expected gradient is 0."""
+    text = f"{problem.numbers} {problem.target} {completion}"
+    return float(hashlib.sha256(text.encode()).digest()[0] & 1)
+
+
 MORE_REWARDS = {
+    "coin": coin_reward,
     "claim": claims_to_be_right,
     "plain": plain_reward,
     "verbose": verbose_reward,
