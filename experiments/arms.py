@@ -58,7 +58,7 @@ HOT = {**STALE, "learning_rate": 1e-3}
 # The base solves 7 % of these problems; in a quarter of the groups of 16 at least one is right.
 HARD = {**SHORT, "max_number": 20, "max_target": 99}
 # Only the first line of a search can pay; the budget leaves length room to grow.
-FIRST = {"steps": 30, "eval_every": 30, "max_new_tokens": 768, "reward_weights": [1.0]}
+FIRST = {"steps": 30, "eval_every": 30, "max_new_tokens": 512, "reward_weights": [1.0]}
 FIRST |= {"reward_components": ["first_try"]}
 COIN = {**FIRST, "reward_components": ["coin"]}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 
 import common
 import engine
@@ -35,6 +36,42 @@ def retries(completions):
         again += count
         forks += count + (bool(closed) and not thought.endswith(" yes"))
     return again, forks
+
+
+def token_entropy(model, rollout, rows, config):
+    """Entropy (b, T') in nats of the next-token distribution at each token of `rows`."""
+    logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
+    logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+    entropy = -(logp.exp() * logp).sum(-1)  # (n,)
+    return entropy[prefix] * rollout.mask[rows, : prefix.shape[1]]
+
+
+class FixedPrefixes:
+    """Completions that the initial model wrote on held-out problems: where a policy is asked.
+
+    The mean entropy of what a policy writes falls with every sure digit that it adds. Here the
+    prefixes stay the same, and forks are read apart from the rest: a fork is a token at which the
+    initial model had more than FORK_NATS.
+    """
+
+    PROBLEMS = 64
+    FORK_NATS = 0.3
+
+    def __init__(self, config):
+        initial, tokenizer = common.load_model(config.model)
+        problems = CountdownTask().held_out(self.PROBLEMS)
+        generator = common.torch_stream("fixed prefixes", config.seed)
+        self.config = replace(config, group_size=1, max_new_tokens=256)
+        self.rollout = grpo.sample_groups(initial, tokenizer, problems, self.config, generator)
+        self.fork = self.rollout.entropy > self.FORK_NATS  # (64, T)
+        self.rest = (self.rollout.mask > 0) & ~self.fork
+
+    def entropy(self, model):
+        entropy = grpo.over_rollout(token_entropy, model, self.rollout, self.config)
+        return {
+            "entropy_fork": entropy[self.fork].mean().item(),
+            "entropy_rest": entropy[self.rest].mean().item(),
+        }
 
 
 class Routing:
@@ -86,6 +123,7 @@ class Probes:
         self.classes = None  # of tokens
         self.routing = None  # in a mixture of experts
         self.agree = None  # with a vote, (P, G)
+        self.fixed = None  # prefixes
         watched = ["sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"]
         watched += ["agreement"] if hasattr(module, "agreement") else []
         for name in watched:
@@ -109,6 +147,8 @@ class Probes:
             self.routing = Routing(model)
         self.routing.remember(rollout, config)
         self.classes = self.classes or token_classes(tokenizer)
+        self.fixed = self.fixed or FixedPrefixes(config)
+        self.found |= self.fixed.entropy(model)
         self.correct = rollout.correct.view(-1, config.group_size)  # (P, G)
         again, forks = retries(rollout.completions)
         self.right = self.correct.sum(1).tolist()
