@@ -2,6 +2,11 @@
 
     python -m base_model.warm_start     # at most 20 minutes on 2 cores; writes base_model/
 
+and, from that base, one that hardly ever tries again (docs/failure_curves.md, the take-off):
+
+    python -m base_model.warm_start --start base_model --retry 0.02 --steps 400 \
+        --learning_rate 1e-3 --output_dir runs/seldom_wait     # a minute
+
 A model of 0.6M parameters cannot learn Countdown by RL alone. It first learns to write a search:
 
     <think>12-9=3: 12+3=15 vs 16 no, 12-3=9 vs 16 no,
@@ -36,7 +41,7 @@ import common
 import grpo
 from countdown_task import OPERATORS, PROMPT, CountdownTask, format_reward, prompt_text
 
-RETRY = 0.3  # the base's habit of trying again after a failed line
+RETRY = 0.3  # --retry: the base's habit of trying again after a failed line
 GIVE_UP = 0.1  # share of lines after which a trace ends without a hit
 LARGEST = 99  # results above this are not attempted; numbers up to it are single tokens
 # Loss weights: results and verdicts are what the model can get right; a hit is rare.
@@ -151,8 +156,9 @@ def trace(problem, rng):
 class Traces:
     """Batches of training examples: (ids, labels, weights), each (rows, L), right-padded."""
 
-    def __init__(self, tokenizer, seed):
+    def __init__(self, tokenizer, seed, retry=RETRY):
         self.tokenizer, self.rng, self.task = tokenizer, random.Random(seed), CountdownTask()
+        self.retry = retry
         self.fork = tokenizer.convert_tokens_to_ids(["\nwait ", "</think>"])
         self.known = {}
 
@@ -172,8 +178,8 @@ class Traces:
         for text, weight in trace(problem, self.rng):
             tokens = self.encode(text)
             ids += tokens
-            # At a fork the label is a coin of its own, so that the habit is RETRY at any depth.
-            labels += tokens if weight else [self.fork[self.rng.random() >= RETRY]]
+            # At a fork the label is a coin of its own, so that the habit holds at any depth.
+            labels += tokens if weight else [self.fork[self.rng.random() >= self.retry]]
             weights += [weight or PLAIN] * len(tokens)
         end = self.tokenizer.eos_token_id
         return [*ids, end], [*labels, end], [*weights, PLAIN]
@@ -286,6 +292,8 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", default="base_model", help="where the model goes")
+    parser.add_argument("--start", default="", help="model folder to go on from, not from scratch")
+    parser.add_argument("--retry", type=float, default=RETRY, help="share of forks taught as wait")
     parser.add_argument("--steps", type=int, default=8000, help="optimizer steps")
     parser.add_argument("--tokens_per_batch", type=int, default=1024, help="padded tokens")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak")
@@ -294,15 +302,20 @@ def main():
     args = parser.parse_args()
     if args.steps < 1 or args.tokens_per_batch < 512 or args.learning_rate <= 0:
         parser.error("--steps >= 1, --tokens_per_batch >= 512 and --learning_rate > 0, please")
+    if not 0 <= args.retry <= 1:
+        parser.error(f"--retry {args.retry}: a share from 0 to 1, please")
     folder = Path(args.output_dir)
     if (folder / "model.safetensors").exists() and not args.overwrite:
         parser.error(f"--output_dir {folder} holds a model: add --overwrite or choose another")
 
     torch.manual_seed(args.seed)
-    tokenizer = make_tokenizer()
-    model = make_model(tokenizer)
+    if args.start:
+        model, tokenizer = common.load_model(args.start)
+    else:
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer)
     print(f"{model.num_parameters():,} parameters, {torch.get_num_threads()} threads")
-    train(model, Traces(tokenizer, args.seed), args)
+    train(model, Traces(tokenizer, args.seed, args.retry), args)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     problems = CountdownTask().held_out(384)

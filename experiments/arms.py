@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import re
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import common
 
@@ -20,12 +20,13 @@ SEEDS = (1, 2, 3, 4, 5)
 class Arm:
     """A script, such as grpo or zoo.rloo, with flags.
 
-    swap = {function: the script it is taken from instead}.
+    swap = {function: the script it is taken from instead}; lag: steps that a rollout is old.
     """
 
     script: str
     flags: dict = field(default_factory=dict)
     swap: dict = field(default_factory=dict)
+    lag: int = 0
     seeds: tuple[int, ...] = SEEDS
 
     def command(self, seed):
@@ -61,6 +62,18 @@ HARD = {**SHORT, "max_number": 20, "max_target": 99}
 FIRST = {"steps": 30, "eval_every": 30, "max_new_tokens": 512, "reward_weights": [1.0]}
 FIRST |= {"reward_components": ["first_try"]}
 COIN = {**FIRST, "reward_components": ["coin"]}
+# Sixteen updates per rollout, so that the clip has something to stop.
+COIN_CLIP = {**COIN, "steps": 40, "eval_every": 40, "max_new_tokens": 96, "minibatches": 16}
+COIN_CLIP |= {"kl_coef": 0.0}
+FIRST_CLIP = {**FIRST, "steps": 20, "eval_every": 20, "minibatches": 16, "learning_rate": 3e-4}
+# A base that tries again after 2 % of failed lines: see prepare_model in run.py.
+SELDOM = {"steps": 16, "eval_every": 4, "kl_coef": 0.0, "model": "runs/seldom_wait"}
+OFTEN_UPDATED = {**SELDOM, "minibatches": 16}
+# One update per rollout, so that nothing but its age makes it off-policy.
+AGED = {"steps": 20, "eval_every": 20, "eval_problems": 128, "minibatches": 1}
+AGED |= {"prompts_per_step": 8, "max_new_tokens": 128}
+LAGS = (1, 2, 4, 8)
+RATES = {"low": 5e-4, "mid": 1e-3, "high": 2e-3}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
@@ -127,6 +140,22 @@ ARMS = {
     "coin_grpo": Arm("grpo", {**COIN, "kl_coef": 0.0}),
     "coin_constant": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}),
     "coin_token_mean": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}),
+    # Entropy: which clip loses it under a reward that says nothing, and under one that pays.
+    "coin_symmetric": Arm("grpo", COIN_CLIP),
+    "coin_higher": Arm("grpo", {**COIN_CLIP, "clip_high": 0.28}),
+    "coin_tight_above": Arm("grpo", {**COIN_CLIP, "clip_high": 0.05}),
+    "coin_tight_below": Arm("grpo", {**COIN_CLIP, "clip_low": 0.05}),
+    "coin_no_clip": Arm("grpo", {**COIN_CLIP, "clip_low": 1.0, "clip_high": 1e6}),
+    "paid_symmetric": Arm("dr_grpo", FIRST_CLIP),
+    "paid_higher": Arm("dr_grpo", {**FIRST_CLIP, "clip_high": 0.28}),
+    "paid_wide": Arm("dr_grpo", {**FIRST_CLIP, "clip_high": 1.0}),
+    # The 'aha': trying again takes off; by the bound above, and by updates per rollout.
+    "aha_005": Arm("grpo", {**OFTEN_UPDATED, "clip_high": 0.05}),
+    "aha_020": Arm("grpo", OFTEN_UPDATED),
+    "aha_028": Arm("grpo", {**OFTEN_UPDATED, "clip_high": 0.28}),
+    "aha_100": Arm("grpo", {**OFTEN_UPDATED, "clip_high": 1.0}),
+    "aha_4_updates": Arm("grpo", {**SELDOM, "steps": 24, "minibatches": 4}),
+    "aha_8_updates": Arm("grpo", {**SELDOM, "minibatches": 8}),
     # Symptoms planted for tools/diagnose.py: length pays on problems without a solution; a
     # search in one fixed order pays.
     "only_verbose": Arm(
@@ -141,6 +170,17 @@ ARMS = {
     "true_reward": Arm("grpo", {**NO_KL, "model": "experiments/moe_base"}),
     "seam": Arm("grpo", {**NO_KL, **ONLY["claim"], "model": "experiments/moe_base"}),
 }
+AGED_SCRIPTS = {  # the loss: its arm, but for the lag and the learning rate
+    "grpo": Arm("grpo", {**AGED, "kl_coef": 0.0}),
+    "gspo": Arm("gspo", {**AGED, "kl_coef": 0.0}),
+    "cispo": Arm("cispo", AGED),
+    "reinforce": Arm("grpo", {**AGED, "kl_coef": 0.0}, {"policy_loss": "experiments.lag"}),
+}
+for loss, arm in AGED_SCRIPTS.items():  # at no lag the ratio is 1, and the loss makes no difference
+    for lag, (name, rate) in itertools.product((0, *LAGS), RATES.items()):
+        if lag or loss == "grpo":
+            flags = {**arm.flags, "learning_rate": rate}
+            ARMS[f"aged_{loss}_{lag}_{name}"] = replace(arm, flags=flags, lag=lag, seeds=(1, 2, 3))
 EXPERIMENTS = {
     "length": Experiment(
         "length + std",
@@ -239,6 +279,39 @@ EXPERIMENTS = {
             "coin_constant",
             "coin_token_mean",
         ),
+    ),
+    "coin_entropy": Experiment(
+        "clip width",
+        "Under a coin the expected gradient is 0, and the clip alone has a direction: the bound "
+        "above takes entropy at forks, the bound below gives some. So 0.2 / 0.2 loses what "
+        "0.2 / 0.28 keeps; a bound of 0.05 below keeps more than the same bound above.",
+        (
+            "coin_symmetric",
+            "coin_higher",
+            "coin_tight_above",
+            "coin_tight_below",
+            "coin_no_clip",
+        ),
+    ),
+    "paid_entropy": Experiment(
+        "clip width",
+        "Where the reward speaks, entropy falls because the policy learns: a higher bound above "
+        "learns no slower and ends with no more entropy at forks than 0.2.",
+        ("paid_symmetric", "paid_higher", "paid_wide"),
+    ),
+    "aha": Experiment(
+        "clip width",
+        "A base that seldom tries again learns nothing for some steps, then trying again takes "
+        "off. The log-odds grow by the update, not by the bound: 0.2, 0.28 and 1.0 take off within "
+        "a step of each other, not as 1 / ln(1 + bound); with fewer updates per rollout later.",
+        ("aha_005", "aha_020", "aha_028", "aha_100", "aha_4_updates", "aha_8_updates"),
+    ),
+    "lag": Experiment(
+        "none: the age of a rollout",
+        "A rollout that is some steps old is off-policy in secret. REINFORCE, without ratio and "
+        "clip, and CISPO, which caps the weight but keeps every gradient, break first; GRPO and "
+        "GSPO, whose clips drop tokens, hold. What counts is lag times learning rate.",
+        tuple(name for name in ARMS if name.startswith("aged_")),
     ),
     "ladder": Experiment(
         "zoo: the baseline V",

@@ -59,6 +59,15 @@ def lopsided_weight(rows):
     return float(np.mean(lopsided) / np.mean(even))
 
 
+def take_off(rows):
+    """First step in which half of the failed lines are tried again; a step after the last if none.
+
+    Half of that step's forks, on the way from a base that tries 2 % again.
+    """
+    steps = [row["step"] for row in rows if row.get("retry", 0) >= 0.5]
+    return float(min(steps, default=max(row["step"] for row in rows) + 1))
+
+
 def wrong_length_at_equal_accuracy(rows):
     steps = [row for row in rows if 0.66 <= row.get("accuracy", 0) <= 0.78]
     return float(np.mean([row["length_wrong"] for row in steps]))
@@ -93,6 +102,7 @@ DERIVED = {  # a number of one step
 }
 OF_A_RUN = {  # a number of all rows of a run
     "lopsided_weight": lopsided_weight,
+    "take_off": take_off,
     "wrong_length_at_equal_accuracy": wrong_length_at_equal_accuracy,
     "accuracy_at_350k_tokens": accuracy_at_tokens(350e3),
     "peak_memory": peak_memory,

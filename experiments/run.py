@@ -26,7 +26,8 @@ import torch
 import common
 import run_log
 from countdown_task import REWARDS
-from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS
+from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS, SELDOM
+from experiments.lag import OldSampler
 from experiments.probes import Probes, pass_at_k
 
 RUNS = common.HERE / "runs/experiments"
@@ -42,6 +43,8 @@ def prepare(arm):
     spec.loader.exec_module(module)
     for name, source in arm.swap.items():
         setattr(module, name, getattr(importlib.import_module(source), name))
+    if arm.lag:
+        module.sample_batch = OldSampler(module.sample_batch, arm.lag)
     probes = Probes(module)
 
     class WatchedRun(run_log.Run):
@@ -55,13 +58,26 @@ def prepare(arm):
     return module
 
 
+def prepare_model(names):
+    """The base that seldom tries again is not committed: it is made when an arm asks for it."""
+    model = common.HERE / SELDOM["model"]
+    wanted = any(ARMS[name].flags.get("model") == SELDOM["model"] for name in names)
+    if wanted and not (model / "tokenizer.json").exists():
+        command = "-m base_model.warm_start --start base_model --retry 0.02 --steps 400"
+        command += f" --learning_rate 1e-3 --output_dir {model}"
+        print(f"making {SELDOM['model']}, a minute: python {command}", flush=True)
+        subprocess.run([sys.executable, *command.split()], cwd=common.HERE, check=True)
+
+
 def run_one(name, seed):
     """One run with probes; its small log is written last."""
     torch.set_num_threads(1)
+    prepare_model([name])
     arm, folder = ARMS[name], RUNS / f"{name}-seed{seed}"
     module = prepare(arm)
-    resume = (folder / "config.json").exists()
-    config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), resume=resume)
+    begun = (folder / "config.json").exists()
+    again = {"overwrite": begun} if arm.lag else {"resume": begun}
+    config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), **again)
     module.train(config)
     rows = run_log.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
@@ -149,6 +165,7 @@ def main():
                 print(f"  {arm:16s} {done}/{len(seeds)}  {ARMS[arm].command(1)}{swapped}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
+    prepare_model([name for name, _ in todo])
     failed = run_all(todo, max(1, args.jobs))
     return f"failed: {', '.join(failed)}" if failed else None
 
