@@ -60,10 +60,7 @@ def lopsided_weight(rows):
 
 
 def take_off(rows):
-    """First step in which half of the failed lines are tried again; a step after the last if none.
-
-    Half of that step's forks, on the way from a base that tries 2 % again.
-    """
+    """First step in which half of the failed lines are tried again; if none, the last plus one."""
     steps = [row["step"] for row in rows if row.get("retry", 0) >= 0.5]
     return float(min(steps, default=max(row["step"] for row in rows) + 1))
 

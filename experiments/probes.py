@@ -241,8 +241,9 @@ class Probes:
 
 
 def pass_at_k(model, tokenizer, module, config):
-    """{k: mean over held-out problems} from 16 completions each, without bias."""
-    problems = CountdownTask().held_out(config.eval_problems)
+    """{k: mean over the config's held-out problems} from 16 completions each, without bias."""
+    task = CountdownTask(config.operands, config.max_number, config.min_target, config.max_target)
+    problems = task.held_out(config.eval_problems)
     n = 16
     right = []
     for start in range(0, len(problems), 16):

@@ -32,6 +32,7 @@ from experiments.probes import Probes, pass_at_k
 
 RUNS = common.HERE / "runs/experiments"
 PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
+PASS_AT_16_BEFORE = ("grpo", "room_hard_grpo")  # and whose first one is
 
 
 def prepare(arm):
@@ -81,7 +82,7 @@ def run_one(name, seed):
     module.train(config)
     rows = run_log.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
-    if name == "grpo":
+    if name in PASS_AT_16_BEFORE:
         models[0] = config.model
     for step, path in models.items():
         found = pass_at_k(*common.load_model(path), module, config)
