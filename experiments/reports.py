@@ -242,17 +242,21 @@ def transcripts():
             lines.extend(["", f"{numbers} -> {sample['target']}, {verdict}:", "", "```"])
             lines.extend([sample["completion"], "```"])
 
-    for arm in (*SCRIPTS, "hot_token", "seam"):
+    titles = {arm: f"{arm}.py" for arm in SCRIPTS} | {
+        "hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)",
+        "seam": "A reward that believes the claim (seam)",
+        "first_grpo": "Only the first line is paid, under 1/|o| (first_grpo)",
+        "first_dr_grpo": "Only the first line is paid, under a constant (first_dr_grpo)",
+        "aha_020": "A base that seldom tries again (aha_020)",
+    }
+    for arm, title in titles.items():
         samples = [row for row in load(arm).get(1, []) if "completion" in row]
-        if not samples:
-            continue
+        steps = sorted({row["step"] for row in samples})
         if arm == SCRIPTS[0]:
             show("The base", [row for row in samples if row["step"] == 0][:3])
-        last = samples[-1]["step"]
-        title = {"hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)"}
-        title["seam"] = "A reward that believes the claim (seam)"
-        after = [row for row in samples if row["step"] == last][:3]
-        show(f"{title.get(arm, f'{arm}.py')}, after {last} steps", after)
+        for step in steps if arm == "aha_020" else steps[-1:]:
+            after = [row for row in samples if row["step"] == step][:3]
+            show(f"{title}, after {step} steps", after)
     return "\n".join(lines) + "\n"
 
 
