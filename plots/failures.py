@@ -47,8 +47,8 @@ def draw_failures():
     for index, (arm, label) in enumerate(COIN.items()):
         draw_band(entropy, arm, "entropy_fork", label, index)
     entropy.set(title="entropy at forks, paid by a coin", xlabel="step", ylabel="nats per token")
-    for axes in (length, entropy):
-        legend(axes)
+    legend(length)
+    entropy.legend(title="clipped below / above 1", frameon=False, fontsize=8)
     save(
         figure,
         "failures",
