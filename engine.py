@@ -171,21 +171,27 @@ class KVCache:
 # ---- Updating: whole rows -----------------------------------------------------------------------
 
 
+def last_places(mask):
+    """Tokens up to the last one of the mask (B, T), as a list: what is read, trained or not."""
+    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    return (mask * places).amax(1).int().tolist()
+
+
 def pack_rows(rollout, rows, config):
     """Micro-batches of neighbouring rows, each of at most tokens_per_microbatch or of one row.
 
     Counts completions, and a prompt that neighbours share once: what PrefixTree computes at most.
     """
-    lengths = rollout.mask.sum(1).int().tolist()
+    counts = last_places(rollout.mask)
     batches = []
     tokens = 0  # of the last batch
     for row in rows:
         prompt = rollout.prompts[row]
         shares_prompt = batches and rollout.prompts[batches[-1][-1]] == prompt
-        tokens += lengths[row] + (0 if shares_prompt else len(prompt))
+        tokens += counts[row] + (0 if shares_prompt else len(prompt))
         if not batches or tokens > config.tokens_per_microbatch:
             batches.append([])
-            tokens = lengths[row] + len(prompt)
+            tokens = counts[row] + len(prompt)
         batches[-1].append(row)
     return batches
 
@@ -210,7 +216,7 @@ class PrefixTree:
     def __init__(self, rollout, rows):
         device = rollout.completion_ids.device
         prompts = [rollout.prompts[row] for row in rows]
-        counts = rollout.mask[rows].sum(1).int().tolist()  # completion tokens
+        counts = last_places(rollout.mask[rows])  # completion tokens
         # Without a completion's last token, which predicts nothing.
         parts = zip(prompts, rollout.completion_ids[rows].tolist(), counts, strict=True)
         whole = [prompt + completion[: max(n - 1, 0)] for prompt, completion, n in parts]
