@@ -93,8 +93,8 @@ class Calculator:
         self.ids = ids  # (B, T) of the completions, filled by the sampler
         self.written = ids.new_full(ids.shape, -1)  # (B, T) ids of the tool's tokens, else -1
         self.states = [[tuple(sorted(problem.numbers))] for problem in problems]  # B lists
-        vocabulary = range(len(tokenizer))
-        self.calls = {i for i in vocabulary if "=" in tokenizer.decode([i])}
+        words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+        self.calls = {i for i, word in enumerate(words) if "=" in word}  # tokens that can end one
 
     def listen(self, rows, t):
         """After token t of `rows`: where a call ends, write the reply into the places behind it."""
@@ -105,7 +105,7 @@ class Calculator:
             words = reply(text, self.problems[row])
             if words:
                 ids = self.tokenizer.encode(words, add_special_tokens=False)
-                room = self.written[row, t + 1 : t + 1 + len(ids)]
+                room = self.written[row, t + 1 : t + 1 + len(ids)]  # the budget may end in it
                 room.copy_(room.new_tensor(ids[: len(room)]))
                 self.states[row].append(numbers_left(text, self.problems[row]))
 

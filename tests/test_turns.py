@@ -1,0 +1,279 @@
+"""zoo/gigpo.py and its calculator: who wrote what, what is trained, and what a turn is worth."""
+
+import random
+import re
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+import common
+import engine
+import grpo
+from countdown_task import Problem
+from zoo import calculator, gigpo
+from zoo.calculator import Calculator, numbers_left, reply
+
+P = Problem((9, 12, 3), 16)
+
+# ---- The environment ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "left"),
+    [
+        ("12-9=", "3: ", (3, 3)),
+        ("12 - 9 = ", "3: ", (3, 3)),
+        ("12-9=3: 3*3=", "9 vs 16 no, ", (3, 3)),  # tried, not made: both numbers stay
+        ("12-9=3: 3*3=9 vs 16 no, 3+3=", "6 vs 16 no, ", (3, 3)),
+        ("12-9=3: 3*3=9 vs 16 no, \nwait 12+9=", "21: ", (3, 21)),  # all numbers again
+        ("12/3=4: 4*9=", "36 vs 16 no, ", (4, 9)),
+        ("", "", (3, 9, 12)),
+        ("12-9", "", (3, 9, 12)),
+        ("12-9=3", "", (3, 3)),  # the model answered itself
+        ("12-8=", " no, ", (3, 9, 12)),  # 8 is not there
+        ("12-9=3: 12+3=", " no, ", (3, 3)),  # 12 is used up
+        ("3-3=", " no, ", (3, 9, 12)),  # one 3 only
+        ("9-12=", " no, ", (3, 9, 12)),  # below 0
+        ("12/9=", " no, ", (3, 9, 12)),  # not whole
+        ("9/0=", " no, ", (3, 9, 12)),
+        ("12-9=3: </think>\n<answer>12-9=", "", (3, 3)),  # nothing is said after the thought
+        ("999999999999*9=", " no, ", (3, 9, 12)),
+    ],
+)
+def test_replies_by_hand(completion, answer, left):
+    assert reply(completion, P) == answer
+    assert numbers_left(completion, P) == left
+
+
+def test_a_hit_says_yes_and_only_a_legal_one():
+    """The verdict is about the value; with numbers that are not there it is no."""
+    assert reply("12-3=9: 9+9=", Problem((9, 12, 3), 18)) == "18 vs 18 yes"
+    assert reply("20-2=", Problem((9, 12, 3), 18)) == " no, "
+    assert reply("9+9=", Problem((9, 12, 3), 18)) == " no, "
+
+
+def test_four_numbers_take_two_steps_before_a_verdict():
+    problem = Problem((2, 3, 4, 5), 14)
+    assert reply("2+3=", problem) == "5: " and numbers_left("2+3=5: ", problem) == (4, 5, 5)
+    assert reply("2+3=5: 5+4=", problem) == "9: "
+    assert reply("2+3=5: 5+4=9: 9+5=", problem) == "14 vs 14 yes"
+
+
+def test_the_tool_is_total_and_exact():
+    """Mutated searches: a reply of one of four forms, and values that exact arithmetic gives."""
+    rng = random.Random(0)
+    whole = "12-9=3: 3+3=6 vs 16 no, \nwait 12+9=21: 21-3=18 vs 16 no, </think>\n<answer>12+9-3"
+    forms = re.compile(r"|\d+: | no, |(\d+) vs 16 (yes|no, )")
+    for _ in range(10_000):
+        text = list(whole[: rng.randrange(len(whole) + 1)])
+        for _ in range(rng.randrange(4)):
+            text.insert(rng.randrange(len(text) + 1), rng.choice("0123456789+-*/=: \nwait<>é٣"))
+        text = "".join(text)
+        answer = reply(text, P)
+        assert forms.fullmatch(answer), (text, answer)
+        found = re.search(r"(\d+)\s*([-+*/])\s*(\d+)\s*=\s*$", text)
+        if answer and answer != calculator.ILLEGAL:
+            a, symbol, b = int(found[1]), found[2], int(found[3])
+            value = {"+": a + b, "-": a - b, "*": a * b}.get(symbol)
+            value = Fraction(a, b) if symbol == "/" else value
+            assert int(re.match(r"\d+", answer)[0]) == value >= 0
+
+
+# ---- The sampler --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base():
+    return common.load_model("base_model")
+
+
+@pytest.fixture(scope="module")
+def sampled(base):
+    config = gigpo.Config(group_size=8, max_new_tokens=96)
+    problems = [P, Problem((2, 7, 5), 19), Problem((3, 3, 8), 24)]
+    rollout = gigpo.sample_groups(*base, problems, config, common.torch_stream("turns"))
+    return rollout, config
+
+
+def tools_tokens(rollout, row, tokenizer):
+    """(B, T) places of the tool's tokens of a row, found by asking the tool again."""
+    ids = rollout.completion_ids[row].tolist()
+    last = engine.last_places(rollout.mask)[row]
+    tools, at = set(), 0
+    while at < last:
+        words = reply(
+            tokenizer.decode(ids[: at + 1], skip_special_tokens=True), rollout.problems[row]
+        )
+        if words and at not in tools and "=" in tokenizer.decode([ids[at]]):
+            n = len(tokenizer.encode(words, add_special_tokens=False))
+            tools |= set(range(at + 1, at + 1 + n))
+            at += n
+        at += 1
+    return {t for t in tools if t < last}
+
+
+def test_no_token_of_the_tool_is_the_models(sampled, base):
+    """The mask is 0 on every reply, 1 on all else up to EOS; and replies are the tool's."""
+    rollout, _ = sampled
+    seen = 0
+    for row, last in enumerate(engine.last_places(rollout.mask)):
+        tools = tools_tokens(rollout, row, base[1])
+        zeros = {t for t in range(last) if rollout.mask[row, t] == 0}
+        assert zeros == tools, rollout.completions[row]
+        assert not rollout.mask[row, last:].any()
+        seen += len(tools)
+        assert not rollout.entropy[row][rollout.mask[row] == 0].any()
+    assert seen > 200
+    assert rollout.tokens_sampled == int(rollout.mask.sum())
+
+
+def test_what_is_read_is_what_was_sampled(sampled, base):
+    """Log-probs of the model's tokens are those of one plain forward over all that was read."""
+    rollout, config = sampled
+    model, _ = base
+    ours = gigpo.completion_logprobs(model, rollout, [3, 0, 11, 17], config)
+    for place, row in enumerate([3, 0, 11, 17]):
+        last = engine.last_places(rollout.mask)[row]
+        ids = rollout.completion_ids[row, :last].tolist()
+        plainly = engine.logprobs_plainly(model, rollout.prompts[row], ids, config.temperature)
+        mask = rollout.mask[row, :last]
+        torch.testing.assert_close(ours[place, :last], plainly * mask, atol=1e-4, rtol=1e-4)
+        sampled_logprobs = rollout.logprobs[row, :last]
+        torch.testing.assert_close(sampled_logprobs, plainly * mask, atol=1e-4, rtol=1e-4)
+        assert not ours[place, last:].any()
+
+
+def test_the_tool_carries_no_gradient_and_enters_no_denominator(sampled, base):
+    """Other words of the tool, as trained tokens, would change the loss: here they cannot."""
+    rollout, config = sampled
+    rows = list(range(8))
+    mask = rollout.mask[rows]
+    logprobs = (rollout.logprobs[rows] - 0.1 * torch.rand(mask.shape)).requires_grad_()
+    A = torch.randn(8, 1).expand_as(mask)
+    token_loss, _ = gigpo.policy_loss(
+        logprobs, rollout.logprobs[rows], rollout.logprobs[rows], A, mask, config
+    )
+    loss = gigpo.aggregate_loss(token_loss, mask, 8, mask.sum(), config)
+    loss.backward()
+    assert not logprobs.grad[mask == 0].any() and logprobs.grad[mask == 1].any()
+    by_hand = torch.stack([token_loss[row][mask[row] > 0].mean() for row in rows]).mean()
+    torch.testing.assert_close(loss, by_hand)
+
+
+def test_turns_and_states(sampled, base):
+    """A turn begins behind every reply; its state is what the text up to there leaves."""
+    rollout, _ = sampled
+    for row, last in enumerate(engine.last_places(rollout.mask)):
+        states, turns = rollout.states[row], rollout.turns[row, :last]
+        assert turns[0] == 0 and states[0] == tuple(sorted(rollout.problems[row].numbers))
+        assert len(states) > turns.max()
+        for turn in range(int(turns.max()) + 1):
+            first = int((turns == turn).nonzero()[0])
+            text = base[1].decode(rollout.completion_ids[row, :first], skip_special_tokens=True)
+            assert states[turn] == numbers_left(text, rollout.problems[row])
+
+
+def test_a_budget_can_end_within_a_reply(base):
+    """Cut there, the completion keeps the tool's half sentence out of the mask."""
+    config = gigpo.Config(group_size=16, max_new_tokens=5)  # 12 - 9 = 3 |:
+    rollout = gigpo.sample_groups(*base, [P], config, common.torch_stream("cut"))
+    assert rollout.truncated.all()
+    assert rollout.mask[:, 4].eq(0).any() and rollout.mask[:, 3].eq(1).all()
+
+
+def test_any_tokenizer_will_do(qwen_folder):
+    """With another vocabulary: ids are kept as sampled, only the tool's words are encoded."""
+    _, tokenizer = common.load_model(qwen_folder)
+    ids = torch.zeros(1, 40, dtype=torch.long)
+    call = tokenizer.encode("let me try 12-9=", add_special_tokens=False)
+    ids[0, : len(call)] = torch.tensor(call)
+    tool = Calculator(tokenizer, [P], ids)
+    for t in range(len(call)):
+        tool.listen(torch.tensor([0]), t)
+    written = tool.written[0]
+    words = tokenizer.encode("3: ", add_special_tokens=False)
+    assert written[len(call) : len(call) + len(words)].tolist() == words
+    assert (written >= 0).sum() == len(words) and tool.states[0] == [(3, 9, 12), (3, 3)]
+    assert tool.turns()[0].tolist() == [0] * (len(call) + len(words)) + [1] * (
+        40 - len(call) - len(words)
+    )
+
+
+# ---- Advantages ---------------------------------------------------------------------------------
+
+
+def two_trajectories(rewards, gamma=0.95, step_coef=1.0, by_std=True):
+    """s0 -> s1 in both; (advantages of the turns in s0, in s1), by the script."""
+    config = gigpo.Config(group_size=2, gamma=gamma, step_coef=step_coef)
+    states = [[(1, 2, 3), (3, 3)]] * 2
+    turns = torch.tensor([[0, 1], [0, 1]])
+    A = gigpo.compute_advantages(torch.tensor(rewards).view(1, 2, 1), turns, states, config)
+    return A.tolist()
+
+
+def test_advantages_by_hand():
+    """One wins: both parts are 1/sqrt 2 in every state, whatever gamma: each has its own std."""
+    won, lost = two_trajectories([1.0, 0.0])
+    half = 2**-0.5
+    assert won == pytest.approx([2 * half, 2 * half], abs=1e-3)
+    assert lost == pytest.approx([-2 * half, -2 * half], abs=1e-3)
+
+
+def test_all_right_groups_keep_a_signal():
+    """Both win, after 2 and 4 turns: at the start the shorter is better; A_E is 0."""
+    config = gigpo.Config(group_size=2)
+    states = [[(1, 2, 3), (3, 3)], [(1, 2, 3), (3, 3), (3, 3), (3, 3)]]
+    turns = torch.tensor([[0, 1, 1, 1], [0, 1, 2, 3]])
+    rewards = torch.ones(1, 2, 1)
+    A = gigpo.compute_advantages(rewards, turns, states, config)
+    assert A[:, 0].tolist() == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-2)
+    assert not gigpo.compute_advantages(
+        rewards, turns, states, replace(config, step_coef=0.0)
+    ).any()
+
+
+def test_a_lone_turn_and_equal_returns_have_no_step_advantage():
+    pooled = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    config = gigpo.Config(group_size=4, gamma=1.0)
+    states = [[(1, 2)], [(1, 2)], [(3, 4)], [(5, 6), (7, 8)]]
+    S = gigpo.turn_advantages(pooled, states, config)
+    assert S.shape == (4, 2) and S[0, 0] == -S[1, 0] > 0
+    assert not S[2:].any()
+
+
+def test_states_of_other_groups_are_other_states():
+    """Two problems whose numbers are the same do not share a step group."""
+    pooled = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    S = gigpo.turn_advantages(pooled, [[(1, 2)]] * 4, gigpo.Config(group_size=2))
+    assert not S.any()
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.5, 1.0])
+def test_a_single_turn_is_grpo_times_one_plus_omega(omega):
+    """The prompt is the only state and the group its step group: A = (1 + omega) A_E."""
+    torch.manual_seed(0)
+    rewards = torch.rand(3, 4, 1)
+    config = gigpo.Config(group_size=4, step_coef=omega)
+    numbers = [[(p, p + 1)] for p in range(3) for _ in range(4)]
+    turns = torch.zeros(12, 5, dtype=torch.long)
+    ours = gigpo.compute_advantages(rewards, turns, numbers, config)
+    hub = grpo.compute_advantages(
+        rewards, grpo.Config(reward_components=["answer"], reward_weights=[1.0])
+    )
+    torch.testing.assert_close(ours, (1 + omega) * hub.view(-1, 1).expand(12, 5))
+
+
+def test_without_omega_the_turns_do_not_matter():
+    """grpo.py's own advantage on the same trajectories: the neighbour to compare with."""
+    torch.manual_seed(0)
+    rewards = torch.rand(2, 4, 1)
+    states = [[(1, 2, 3), (3, 3), (1, 5)][: 1 + row % 3] for row in range(8)]
+    turns = torch.randint(0, 1, (8, 6))
+    config = gigpo.Config(group_size=4, step_coef=0.0)
+    hub = grpo.compute_advantages(
+        rewards, grpo.Config(reward_components=["answer"], reward_weights=[1.0])
+    )
+    ours = gigpo.compute_advantages(rewards, turns, states, config)
+    torch.testing.assert_close(ours, hub.view(-1, 1).expand(8, 6))
