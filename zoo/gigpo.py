@@ -88,14 +88,14 @@ class Rollout:
     prompts: list[list[int]]  # B lists of token ids
     completions: list[str]  # B texts
     completion_ids: torch.Tensor  # (B, T)
-    mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it and for the tool  <- turns
+    mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it
     logprobs: torch.Tensor  # (B, T) under the policy that sampled, 0 outside the mask
     entropy: torch.Tensor  # (B, T) of the sampling distribution, in nats, 0 outside the mask
     truncated: torch.Tensor  # (B,) 1 if the budget ran out before EOS
     correct: torch.Tensor  # (B,) 1 if the verifier accepts the answer
     completions_sampled: int  # all that were drawn for this batch
     tokens_sampled: int
-    turns: torch.Tensor  # (B, T) number of the turn of each token  <- turns
+    turns: torch.Tensor  # (B, T) the turn of each token; the mask is 0 on the tool's  <- turns
     states: list[list[tuple[int, ...]]]  # B lists, numbers left at the start of each turn
     ref_logprobs: torch.Tensor | None = None  # (B, T) under the reference model
 
@@ -342,7 +342,9 @@ def train(config):
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
                 rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
             rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
-            advantages = compute_advantages(rewards, rollout.turns, rollout.states, config)
+            advantages = compute_advantages(  # <- advantage
+                rewards, rollout.turns, rollout.states, config
+            )
             update = update_policy(model, optimizer, rollout, advantages, config)
             run.lap("updating")
             run.log(step, {**run_log.describe(rollout, rewards, config), **update})
