@@ -2,16 +2,57 @@
 
 python -m tools.play 3 7 12 --target 33                                     # the base model
 python -m tools.play 3 7 12 --target 33 --model runs/grpo-seed1/checkpoint  # after GRPO
+python -m tools.play 3 7 12 --target 33 --turns --samples 8  # with a calculator, turn by turn
 """
 
 if __package__ != "tools":
     raise SystemExit("run it from the repository's folder: python -m tools.play 3 7 12 --target 33")
 
 import argparse
+import os
+import sys
+from dataclasses import replace
 
 import common
+import engine
 import grpo
 from countdown_task import REWARDS, InputError, Problem, prompt_text, solve
+from zoo import gigpo
+
+
+def show(rollout, problem):
+    """Each completion and what its rewards say."""
+    for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
+        print(f"\n<think>{completion}\n")
+        verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
+        print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
+
+
+def show_turns(rollout, tokenizer, config):
+    """Each trajectory: a line for every turn with its state, who wrote what, and its advantage."""
+    rewards = gigpo.compute_rewards(rollout.problems, rollout.completions, config)
+    alone = replace(config, step_coef=0.0)
+    whole = gigpo.compute_advantages(rewards, rollout.turns, rollout.states, alone)[:, 0]
+    steps = gigpo.turn_advantages(rewards.sum(-1), rollout.states, config)
+    for row, last in enumerate(engine.last_places(rollout.mask)):
+        verdict = "right" if rollout.correct[row] else "wrong"
+        print(f"\n{verdict}, advantage of the trajectory {whole[row]:+.2f}")
+        print("  numbers left    of the turn   the model wrote, [the calculator wrote]")
+        for turn in range(int(rollout.turns[row, :last].max()) + 1):
+            here = (rollout.turns[row, :last] == turn).nonzero()[:, 0]
+            tools = rollout.mask[row, here] == 0
+            model_ids, tool_ids = (rollout.completion_ids[row, here[on]] for on in (~tools, tools))
+            said = tokenizer.decode(model_ids, skip_special_tokens=True).replace("\n", " ")
+            answered = tokenizer.decode(tool_ids, skip_special_tokens=True).strip()
+            left = " ".join(map(str, rollout.states[row][turn]))
+            reply = in_colour(f"[{answered}]") if answered else ""
+            print(f"  {left:14s}  {steps[row, turn]:+11.2f}   {said.strip()} {reply}")
+
+
+def in_colour(text):
+    """Blue on a terminal; plain where colours are not wanted (no-color.org) or cannot be seen."""
+    plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
+    return text if plain else f"\033[34m{text}\033[0m"
 
 
 def main():
@@ -25,6 +66,7 @@ def main():
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="budget of a completion")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")
+    parser.add_argument("--turns", action="store_true", help="with the calculator of zoo/gigpo.py")
     args = parser.parse_args()
     if not 2 <= len(args.numbers) <= 6 or min([*args.numbers, args.target]) < 1:
         parser.error("give 2 to 6 numbers, and make them and --target positive")
@@ -34,20 +76,21 @@ def main():
 
     try:
         model, tokenizer = common.load_model(args.model)
-        config = grpo.Config(
+        script = gigpo if args.turns else grpo
+        config = script.Config(
             group_size=args.samples,
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
         )
         generator = common.torch_stream(args.seed, "play")
-        rollout = grpo.sample_groups(model, tokenizer, [problem], config, generator)
+        rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
         parser.error(str(error))
     print(prompt_text(problem))
-    for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
-        print(f"\n<think>{completion}\n")
-        verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
-        print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
+    if args.turns:
+        show_turns(rollout, tokenizer, config)
+    else:
+        show(rollout, problem)
     solution = solve(problem)
     print(f"\na true solution: {solution}" if solution else "\nthis problem has no solution")
 
