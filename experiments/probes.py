@@ -12,6 +12,7 @@ import common
 import engine
 import grpo
 from countdown_task import CountdownTask
+from experiments import turns
 
 
 def token_classes(tokenizer):
@@ -126,7 +127,7 @@ class Probes:
         self.agree = None  # with a vote, (P, G)
         self.fixed = None  # prefixes
         watched = ["sample_batch", "completion_logprobs", "policy_loss", "compute_advantages"]
-        watched += ["agreement"] if hasattr(module, "agreement") else []
+        watched += [name for name in ("agreement", "turn_advantages") if hasattr(module, name)]
         for name in watched:
             setattr(module, name, self.wrap(name, getattr(module, name)))
         self.reset()
@@ -148,6 +149,8 @@ class Probes:
             self.routing = Routing(model)
         self.routing.remember(rollout, config)
         self.classes = self.classes or token_classes(tokenizer)
+        self.rollout = rollout
+        self.tokenizer = tokenizer
         self.fixed = self.fixed or FixedPrefixes(config)
         self.found |= self.fixed.entropy(model)
         self.correct = rollout.correct.view(-1, config.group_size)  # (P, G)
@@ -173,6 +176,12 @@ class Probes:
             weight = weight / weight.mean().clamp(min=1e-9)
             pairs = zip(self.right, weight.tolist(), strict=True)
             self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]
+
+    def see_turn_advantages(self, steps, pooled, states, config):
+        """What kinds of turns there were, and what GiGPO's second advantage says of each."""
+        std = pooled.std(1, keepdim=True) + 1e-4
+        whole = ((pooled - pooled.mean(1, keepdim=True)) / std).flatten()
+        self.found |= turns.describe(self.rollout, steps, whole, self.tokenizer)
 
     def see_agreement(self, agree, *_):
         """Of the groups: whether the label is right; of the completions: paid for being right.

@@ -1,0 +1,95 @@
+"""What the turns of zoo/gigpo.py are, and what a state is worth: for probes and figures."""
+
+import itertools
+
+import numpy as np
+
+from countdown_task import OPERATORS
+from zoo.calculator import combine
+
+KINDS = ("open", "try", "wait", "give_up", "stop")
+
+
+def texts_of_turns(rollout, row, tokenizer):
+    """What the model wrote in each turn of a trajectory."""
+    on = rollout.mask[row] > 0
+    turns = rollout.turns[row]
+    ids = rollout.completion_ids[row]
+    last = int(turns[on].max())
+    return [
+        tokenizer.decode(ids[on & (turns == k)], skip_special_tokens=True) for k in range(last + 1)
+    ]
+
+
+def kind(text, before, whole):
+    """open a pair, try another operation, wait: start over, give up, or stop after a hit.
+
+    text: of the turn; before: what the tool said last; whole: whether all numbers are left.
+    """
+    if "</think>" in text:
+        return "stop" if before.endswith("yes") else "give_up"
+    if "wait" in text:
+        return "wait"
+    return "open" if whole else "try"
+
+
+def kinds_of(rollout, row, tokenizer):
+    """The kind of each turn of a trajectory."""
+    found = []
+    ids = rollout.completion_ids[row]
+    numbers = len(rollout.problems[row].numbers)
+    for turn, text in enumerate(texts_of_turns(rollout, row, tokenizer)):
+        first = int((rollout.turns[row] == turn).nonzero()[0])
+        before = tokenizer.decode(ids[:first], skip_special_tokens=True)
+        whole = len(rollout.states[row][turn]) == numbers
+        found.append(kind(text, before.rstrip(), whole))
+    return found
+
+
+def state_value(state, target):
+    """1 if some order of steps from these numbers hits the target, else 0, by enumeration."""
+    if len(state) == 1:
+        return float(state[0] == target)
+    for a, b in itertools.permutations(state, 2):
+        for symbol in OPERATORS:
+            step = combine(state, a, symbol, b)
+            if step and state_value(step[1], target):
+                return 1.0
+    return 0.0
+
+
+def correlation(a, b):
+    """Pearson's; None where one of them does not vary."""
+    varies = len(a) > 1 and np.std(a) > 0 and np.std(b) > 0
+    return float(np.corrcoef(a, b)[0, 1]) if varies else None
+
+
+def describe(rollout, steps, whole, tokenizer):
+    """Numbers of one rollout's turns: steps S (B, most turns), whole A_E (B,).
+
+    For every kind its share and its mean S; turns per trajectory; turns in a step group of their
+    own; signal in groups without any; and whether S and A_E of an opening turn know if the pair of
+    numbers that it leads to can hit the target.
+    """
+    turns, found = [], {}
+    for row in range(len(rollout.states)):
+        kinds = kinds_of(rollout, row, tokenizer)
+        for turn, name in enumerate(kinds):
+            after = rollout.states[row][turn + 1] if turn + 1 < len(rollout.states[row]) else None
+            target = rollout.problems[row].target
+            opens = name in ("open", "wait") and after is not None and len(after) == 2
+            value = state_value(after, target) if opens else None
+            turns.append((name, float(steps[row, turn]), float(whole[row]), value))
+    for name in KINDS:
+        own = [S for kind_of_turn, S, _, _ in turns if kind_of_turn == name]
+        found[f"turn_share_{name}"] = len(own) / len(turns)
+        found[f"turn_S_{name}"] = float(np.mean(own)) if own else None
+    found["turns"] = len(turns) / len(rollout.states)
+    silent = [S for _, S, A, _ in turns if A == 0]
+    found["turn_signal_in_silent_groups"] = float(np.mean(np.abs(silent) > 0)) if silent else None
+    judged = [(S, A, value) for _, S, A, value in turns if value is not None]
+    if judged:
+        S, A, value = zip(*judged, strict=True)
+        found["value_known_to_turn"] = correlation(S, value)
+        found["value_known_to_trajectory"] = correlation(A, value)
+    return found
