@@ -55,13 +55,14 @@ class FixedPrefixes:
     """
 
     PROBLEMS = 64
+    BUDGET = 256  # tokens each
     FORK_NATS = 0.3
 
     def __init__(self, config):
         initial, tokenizer = common.load_model(config.model)
         problems = CountdownTask().held_out(self.PROBLEMS)
         generator = common.torch_stream("fixed prefixes", config.seed)
-        self.config = replace(config, group_size=1, max_new_tokens=256)
+        self.config = replace(config, group_size=1, max_new_tokens=self.BUDGET)
         self.rollout = grpo.sample_groups(initial, tokenizer, problems, self.config, generator)
         self.fork = self.rollout.entropy > self.FORK_NATS  # (64, T)
         self.rest = (self.rollout.mask > 0) & ~self.fork

@@ -34,6 +34,8 @@ RUNS = common.HERE / "runs/experiments"
 PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
 PASS_AT_16_BEFORE = ("grpo", "room_hard_grpo")  # and whose first one is
 
+TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
+
 
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
@@ -89,7 +91,8 @@ def run_one(name, seed):
         rows.append({"step": step, "pass_at": found})
     if seed == SEEDS[0]:  # transcripts of the first and the last evaluation
         samples = run_log.read_jsonl(folder / "samples.jsonl")
-        rows += [sample for sample in samples if sample["step"] in (0, config.steps)]
+        shown = (0, TAKE_OFF, config.steps) if name == "aha_020" else (0, config.steps)
+        rows += [sample for sample in samples if sample["step"] in shown]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]

@@ -373,11 +373,17 @@ def test_format_reward(name):
 
 def test_rewards_have_the_documented_names_and_values():
     """Runs choose rewards by name; `brevity` pays right or wrong, so that it can conflict."""
-    assert list(task.REWARDS) == ["answer", "format", "brevity"]
-    for completion, brief in (("x" * 100, 1.0), ("x" * 101, 0.0), (answered("8/(3-8/3)"), 1.0)):
+    assert list(task.REWARDS) == ["answer", "format", "brevity", "first_try"]
+    right = answered("8/(3-8/3)")
+    values = {
+        "x" * 100: [0.0, 0.0, 1.0, 0.0],
+        "x" * 101: [0.0, 0.0, 0.0, 0.0],
+        right: [1.0, 1.0, 1.0, 1.0],
+        f"\nwait {right}": [1.0, 1.0, 1.0, 0.0],  # right, and not at the first try
+    }
+    for completion, expected in values.items():
         rewards = [reward(completion, TARGET_24) for reward in task.REWARDS.values()]
-        assert all(type(reward) is float for reward in rewards)
-        assert rewards == ([0.0, 0.0, brief] if completion[0] == "x" else [1.0, 1.0, 1.0])
+        assert all(type(reward) is float for reward in rewards) and rewards == expected
 
 
 # ---- Problems -----------------------------------------------------------------------------------

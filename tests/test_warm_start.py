@@ -51,10 +51,11 @@ def test_search_goes_pair_by_pair(taught):
             assert not (same and "/" in first and "/" not in second)
 
 
-def test_the_fork_is_a_coin(taught):
-    """At a fork the label is `wait` with probability RETRY, whatever the trace does next."""
+@pytest.mark.parametrize("retry", [warm_start.RETRY, 0.02])
+def test_the_fork_is_a_coin(taught, retry):
+    """At a fork the label is `wait` with probability `retry`, whatever the trace does next."""
     tokenizer = warm_start.make_tokenizer()
-    traces, labels = warm_start.Traces(tokenizer, 1), []
+    traces, labels = warm_start.Traces(tokenizer, 1, retry), []
     yes = tokenizer.convert_tokens_to_ids(" yes")
     for problem, _, _ in taught:
         ids, wanted, weights = traces.example(problem)
@@ -66,7 +67,7 @@ def test_the_fork_is_a_coin(taught):
             else:
                 assert token == label
     share = sum(labels) / len(labels)
-    assert len(labels) > 500 and abs(share - warm_start.RETRY) < 0.06
+    assert len(labels) > 500 and abs(share - retry) < 0.06
 
 
 def test_trains_saves_and_loads(tmp_path, monkeypatch, capsys):
@@ -81,6 +82,22 @@ def test_trains_saves_and_loads(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         warm_start.main()
     assert "add --overwrite" in capsys.readouterr().err
+
+
+def test_goes_on_from_a_model(tmp_path, monkeypatch, capsys):
+    """--start takes weights and tokenizer of another model; a habit is a share."""
+    monkeypatch.setattr(warm_start, "quality", lambda *_: {})
+    words = ["warm_start.py", "--steps", "1", "--tokens_per_batch", "512", "--start", "base_model"]
+    words += ["--learning_rate", "1e-9", "--output_dir", str(tmp_path / "on")]
+    monkeypatch.setattr("sys.argv", [*words, "--retry", "0.02"])
+    warm_start.main()
+    pair = (common.load_model(name)[0] for name in ("base_model", str(tmp_path / "on")))
+    for a, b in zip(*(model.parameters() for model in pair), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+    monkeypatch.setattr("sys.argv", [*words, "--retry", "2", "--overwrite"])
+    with pytest.raises(SystemExit):
+        warm_start.main()
+    assert "--retry 2.0: a share from 0 to 1" in capsys.readouterr().err
 
 
 def test_quality_of_a_model_that_knows_nothing():

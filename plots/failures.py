@@ -1,0 +1,203 @@
+"""The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
+
+Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
+"""
+
+import numpy as np
+
+from experiments import two_state
+from experiments.arms import LAGS, RATES, ROOM, SCRIPTS
+from experiments.curves import curve, interval, load, mean_over, tokens_at
+from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
+
+LENGTH = {  # arm: label
+    "first_grpo": "1/|o|, std (grpo.py)",
+    "first_no_std": "1/|o|, no std",
+    "first_token_mean": "token mean, std",
+    "first_constant": "constant, std",
+    "first_dr_grpo": "constant, no std (dr_grpo.py)",
+    "coin_grpo": "1/|o|, std, paid by a coin",
+}
+COIN = {
+    "coin_tight_below": "0.05 / 0.2",
+    "coin_higher": "0.2 / 0.28 (clip-higher)",
+    "coin_no_clip": "no clip",
+    "coin_tight_above": "0.2 / 0.05",
+    "coin_symmetric": "0.2 / 0.2 (symmetric)",
+}
+
+
+def draw_band(axes, arm, metric, label, index):
+    """The mean over seeds and its 95 % bootstrap interval, over steps."""
+    lines = [curve(rows, metric) for rows in load(arm).values()]
+    steps = lines[0][0]
+    values = np.array([y for _, y in lines])  # (seeds, steps)
+    low, high = np.array([interval(column, 2000) for column in values.T]).T
+    axes.fill_between(steps, low, high, color=COLOURS[index], alpha=0.15, lw=0)
+    style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": label}
+    axes.plot(steps, values.mean(0), **style)
+
+
+def draw_failures():
+    """The article's two panels."""
+    figure, (length, entropy) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for index, (arm, label) in enumerate(LENGTH.items()):
+        draw_band(length, arm, "length_wrong", label, index)
+    length.set(title="length of wrong completions", xlabel="step", ylabel="tokens", ylim=(0, None))
+    for index, (arm, label) in enumerate(COIN.items()):
+        draw_band(entropy, arm, "entropy_fork", label, index)
+    entropy.set(title="entropy at forks, paid by a coin", xlabel="step", ylabel="nats per token")
+    legend(length)
+    entropy.legend(title="clipped below / above 1", frameon=False, fontsize=8)
+    save(
+        figure,
+        "failures",
+        f"Mean of {seeds_of(*LENGTH, *COIN)} and its 95 % bootstrap interval; no KL. Left: only an "
+        "answer in the first line is paid, 4 updates per rollout.\nRight: 16 updates per rollout; "
+        "clip below / above; forks of 64 fixed completions of the base.\n"
+        "python -m experiments.run --only length_inflation coin_entropy",
+    )
+
+
+# Tokens of a wrong completion: the first line with the answer, and each line more; least squares
+# over the base's 279 wrong completions at the first evaluations.
+SHAPE = {"first": 42, "line": 34, "budget": 512}
+TOKENS = 64 * 50  # of a minibatch, near the start
+WEIGHTS = {  # arm: (weight of a token in the loss, as a function of |o|; label)
+    "first_grpo": (lambda tokens: 1 / tokens, "1/|o|"),
+    "first_token_mean": (lambda tokens: 64 / (TOKENS - 50 + tokens), "token mean"),
+    "first_constant": (lambda tokens: np.full(len(tokens), 1 / 50), "constant"),
+}
+
+
+def predicted(arm, rate):
+    """Share of failed lines tried again by the two-state model, at the measured success rate."""
+    runs = load(arm).values()
+    paid = np.mean([curve(rows, "reward")[1] for rows in runs], 0)
+    first = np.mean([curve(rows, "retry")[1][0] for rows in runs])
+    return two_state.follow(first, paid, WEIGHTS[arm][0], rate, **SHAPE)
+
+
+def fitted_rate():
+    """The one free number: the rate that brings the model nearest to grpo.py's curve."""
+    measured = np.mean([curve(rows, "retry")[1] for rows in load("first_grpo").values()], 0)
+    error = lambda rate: ((predicted("first_grpo", rate) - measured) ** 2).sum()  # noqa: E731
+    return min(np.geomspace(1, 2000, 300), key=error)
+
+
+def draw_prediction():
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    rate = fitted_rate()
+    for index, (arm, (_, label)) in enumerate(WEIGHTS.items()):
+        draw_band(axes, arm, "retry", f"{label}, measured", index)
+        path = predicted(arm, rate)
+        axes.plot(range(1, len(path) + 1), path, color=COLOURS[index], lw=1, marker=".", ms=4)
+    axes.plot([], [], color="#444444", lw=1, marker=".", ms=4, label="two-state model")
+    axes.set(title="going on where it cannot pay", xlabel="step", ylim=(0, 1))
+    axes.set(ylabel="share of failed lines tried again")
+    legend(axes)
+    save(
+        figure,
+        "length_theory",
+        f"Mean of {seeds_of(*WEIGHTS)} and its 95 % bootstrap interval. The model has one free "
+        "number,\na rate, fitted to the curve of 1/|o| and used for all three.\n"
+        "python -m experiments.run --only length_inflation",
+    )
+
+
+def draw_take_off():
+    """Trying again takes off: by the bound, and by updates per rollout."""
+    figure, (bound, updates, held_out) = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    arms = {"aha_005": "0.05", "aha_020": "0.2", "aha_028": "0.28", "aha_100": "1.0"}
+    for index, (arm, label) in enumerate(arms.items()):
+        draw_seeds(bound, arm, "retry", f"clipped above 1 + {label}", index)
+        draw_seeds(held_out, arm, "eval_accuracy", f"clipped above 1 + {label}", index)
+    speeds = {"aha_020": "16 updates", "aha_8_updates": "8", "aha_4_updates": "4"}
+    for index, (arm, label) in enumerate(speeds.items()):
+        draw_seeds(updates, arm, "retry", f"{label} per rollout", index)
+    bound.set(title="by the upper bound", ylabel="share of failed lines tried again")
+    updates.set(title="by updates per rollout", ylabel="share of failed lines tried again")
+    held_out.set(title="held-out accuracy", ylabel="share of 384 problems")
+    for axes in (bound, updates, held_out):
+        axes.set(xlabel="step", ylim=(0, 1.02))
+        legend(axes)
+    save(
+        figure,
+        "take_off",
+        f"{seeds_of(*arms, *speeds)} per arm (thin), mean (thick). grpo.py without KL, learning "
+        "rate 2e-4,\nfrom a base that tries 2 % of its failed lines again. "
+        "python -m experiments.run --only aha",
+    )
+
+
+def draw_old_rollouts():
+    """Accuracy at the end, by the rollouts' age and the learning rate, for each loss."""
+    losses = {"grpo": "grpo.py", "gspo": "gspo.py", "cispo": "cispo.py", "reinforce": "REINFORCE"}
+    figure, grid = plt.subplots(1, 5, figsize=(12.5, 3), layout="constrained")
+    final = mean_over("accuracy", 16, 20)
+    products = grid[4]
+    for index, (loss, label) in enumerate(losses.items()):
+        table = np.zeros((len(RATES), len(LAGS) + 1))
+        for row, (name, rate) in enumerate(RATES.items()):
+            for column, lag in enumerate((0, *LAGS)):
+                arm = f"aged_{loss if lag else 'grpo'}_{lag}_{name}"
+                table[row, column] = np.mean([final(rows) for rows in load(arm).values()])
+                if lag:
+                    style = {"color": COLOURS[index], "marker": "osD^"[index], "s": 22}
+                    products.scatter(lag * rate, table[row, column], **style)
+        products.scatter([], [], label=label, **style)
+        axes = grid[index]
+        image = axes.imshow(table, origin="lower", aspect="auto", cmap="cividis", vmin=0, vmax=0.7)
+        for (row, column), value in np.ndenumerate(table):
+            colour = "white" if value < 0.4 else "black"
+            axes.text(column, row, f"{value:.0%}", ha="center", va="center", color=colour, size=8)
+        axes.set_xticks(range(len(LAGS) + 1), (0, *LAGS))
+        axes.set_yticks(range(len(RATES)), [f"{rate:g}" for rate in RATES.values()])
+        axes.set(title=label, xlabel="age of rollouts, steps")
+    grid[0].set_ylabel("learning rate")
+    products.set(title="by the product", xlabel="age x learning rate", xscale="log", ylim=(0, 0.75))
+    products.set_ylabel("right in steps 16-20")
+    legend(products)
+    figure.colorbar(image, ax=grid[3], label="right in steps 16-20", location="right")
+    save(
+        figure,
+        "old_rollouts",
+        f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')}; 128 completions per step, one "
+        "update on each rollout. At age 0 the ratio is 1 and the loss makes no difference: "
+        "grpo.py's runs stand in all four.\npython -m experiments.run --only lag",
+    )
+
+
+def draw_ceilings():
+    """Held-out accuracy against tokens, with room to search, on two sets of problems."""
+    figure, grid = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    titles = {"room_": "default problems", "room_hard_": "numbers to 15, targets to 99"}
+    for axes, (condition, title) in zip(grid, titles.items(), strict=True):
+        for index, script in enumerate(SCRIPTS):
+            lines = []
+            for rows in load(condition + script).values():
+                steps, accuracy = curve(rows, "eval_accuracy")
+                tokens = [tokens_at(rows, step) / 1e6 for step in steps]
+                lines.append((tokens, accuracy))
+                axes.plot(tokens, accuracy, color=COLOURS[index], lw=0.6, alpha=0.35)
+            style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
+            axes.plot(*np.mean(lines, 0), label=f"{script}.py", **style)
+        axes.set(title=title, xlabel="million tokens", ylim=(0, 1))
+        axes.set_ylabel("held-out accuracy")
+        legend(axes)
+    arms = [condition + script for condition in titles for script in SCRIPTS]
+    save(
+        figure,
+        "ceilings",
+        f"{seeds_of(*arms)} per script (thin), mean (thick). {ROOM['steps']} steps of 64 "
+        f"completions, budget {ROOM['max_new_tokens']}. "
+        "python -m experiments.run --only ceilings",
+    )
+
+
+def draw():
+    draw_failures()
+    draw_prediction()
+    draw_take_off()
+    draw_old_rollouts()
+    draw_ceilings()
