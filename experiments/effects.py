@@ -96,6 +96,7 @@ DERIVED = {  # a number of one step
     "right_per_thousand_tokens": right_per_thousand_tokens,
     "thousand_tokens": thousand_tokens,
     "zero": lambda row: 0.0,
+    "half": lambda row: 0.5,
 }
 OF_A_RUN = {  # a number of all rows of a run
     "lopsided_weight": lopsided_weight,
