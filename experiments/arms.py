@@ -408,6 +408,7 @@ EXPERIMENTS = {
 }
 SCRIPTS = EXPERIMENTS["defaults"].arms
 ZOO = EXPERIMENTS["ladder"].arms[1:]
+CRITICS = ("ppo", "vapo", "prime")
 
 
 # ---- Rewards that only experiments use ----------------------------------------------------------

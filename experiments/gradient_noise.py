@@ -115,7 +115,7 @@ def trained_critic(model, tokenizer, task, config):
 
 
 def measure(model, tokenizer, config):
-    """{rung: {ratio, interval, explained}} of one policy; explained: share of Var(R) over tokens."""
+    """{rung: {ratio, interval, explained}} of a policy; explained: share of Var(R), over tokens."""
     task = CountdownTask()
     critic = trained_critic(model, tokenizer, task, config)
     gradients, explained = {}, {}

@@ -383,6 +383,9 @@ def test_axes_are_read_from_the_scripts():
         "zoo.gmpo": {"granularity", "clip width"},
         "zoo.spo": {*axes.AXES, "tracker"} - {"granularity"},
         "zoo.ttrl": {"reward"},
+        "zoo.ppo": {"length + std", "KL", "advantage", "sampling", "critic"},
+        "zoo.vapo": {"clip width", "length + std", "KL", "advantage", "critic"},
+        "zoo.prime": {"length + std", "KL", "advantage", "reward"},
     }
     for name, source in sources.items():
         places = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
