@@ -24,8 +24,8 @@ from countdown_task import InputError
 def option(default, help, **bounds):
     """A field of a script's Config: its default, its line in --help, and its bounds.
 
-    at_least, above, below: a number; choices: a container; at_most, divides, one_for_each: the
-    name of another option. `check_config` enforces them.
+    at_least, above, below: a number; within: the least and the largest; choices: a container;
+    at_most, divides, one_for_each: the name of another option. `check_config` enforces them.
     """
     metadata = {"help": help, "bounds": bounds}
     if isinstance(default, list):
@@ -70,6 +70,8 @@ def check_config(config):
                 raise InputError(f"{named}: a number greater than {bound}")
             if rule == "below" and not value < bound:
                 raise InputError(f"{named}: a number less than {bound}")
+            if rule == "within" and not bound[0] <= value <= bound[1]:
+                raise InputError(f"{named}: a number from {bound[0]} to {bound[1]}")
             if rule == "choices":
                 for name in value if isinstance(value, list) else [value]:
                     if name not in bound:
@@ -379,6 +381,35 @@ def describe(rollout, rewards, config):
         "completions_sampled": rollout.completions_sampled,
         "tokens_sampled": rollout.tokens_sampled,
     }
+
+
+def explained_variance(rollout, rewards, config):
+    """Share of the variance of R that a critic's values explain, over all tokens and by quarter.
+
+    Rewards (P, G, K), rollout.values (B, T); quarters of each completion: _q1 to _q4. Against R,
+    not against the returns that the critic is trained on: for lambda < 1 those contain its values.
+    None where R does not vary.
+    """
+    mask = rollout.mask > 0  # (B, T)
+    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
+    R = pooled.to(rollout.mask).view(-1, 1).expand_as(mask)
+    rest = R - rollout.values
+    place = rollout.mask.cumsum(1) / (rollout.mask.sum(1, keepdim=True) + 1)  # in (0, 1)
+    parts = {"explained": mask}
+    parts |= {f"explained_q{q + 1}": mask & ((4 * place).long() == q) for q in range(4)}
+    return {
+        name: 1 - (rest[on].var() / R[on].var()).item() if R[on].var() > 1e-9 else None
+        for name, on in parts.items()
+    }
+
+
+def auc(score, right):
+    """Chance that a right completion scores higher than a wrong one: scores and 0 or 1, (B,).
+
+    Half is guessing; None if there are not both.
+    """
+    above = score[right > 0, None] - score[right == 0]  # (right, wrong)
+    return (above > 0).float().add(above == 0, alpha=0.5).mean().item() if above.numel() else None
 
 
 def transcripts(rollout):

@@ -100,6 +100,14 @@ ARMS = {
     "gmpo": Arm("zoo.gmpo", OFTEN),
     "spo": Arm("zoo.spo", OFTEN),
     "ttrl": Arm("zoo.ttrl", OFTEN),
+    # The critic comes back: PPO and VAPO with their own defaults, their lambdas; rewards per token.
+    "ppo": Arm("zoo.ppo", OFTEN),
+    "vapo": Arm("zoo.vapo", OFTEN),
+    "prime": Arm("zoo.prime", OFTEN),
+    "ppo_lambda_095": Arm("zoo.ppo", {**SHORT, **OFTEN, "gae_lambda": 0.95}),
+    "ppo_lambda_050": Arm("zoo.ppo", {**SHORT, **OFTEN, "gae_lambda": 0.5}),
+    "vapo_paper": Arm("zoo.vapo", {**SHORT, "gae_alpha": 0.05}),
+    "prime_seen": Arm("zoo.prime", {**SHORT, "score": "seen"}),
     # KL; the default coefficient is "grpo" above, up to the same step.
     "kl_0": Arm("grpo", NO_KL),
     "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
@@ -335,6 +343,34 @@ EXPERIMENTS = {
         "ends where grpo.py ends, within noise.",
         ("grpo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "gmpo", "spo", "ttrl"),
     ),
+    "critic": Experiment(
+        "zoo: the critic",
+        "A critic tells nothing of a completion's first half and most of its last quarter: it "
+        "knows a hit and a search that gives up, not a hard problem. Over all tokens it explains "
+        "no more than 15 siblings do. Accuracy ends where grpo.py's does; a step takes longer.",
+        ("grpo", "reinforce_pp", "ppo", "vapo"),
+    ),
+    "lambda": Experiment(
+        "zoo: advantage",
+        "A smaller lambda gives credit to the tokens just before the reward, and an early wait "
+        "gets next to none: advantages spread more within completions, completions stay shorter "
+        "in steps 6-10, and accuracy at step 10 is behind.",
+        ("ppo", "ppo_lambda_095", "ppo_lambda_050"),
+    ),
+    "pretraining": Experiment(
+        "zoo: the critic",
+        "Trained on ten rollouts first, VAPO's critic explains rewards from step 1 on, where PPO's "
+        "explains nothing; the lead is gone after ten steps. The paper's alpha of 0.05, a horizon "
+        "of two tokens here, is behind alpha 0.5.",
+        ("ppo", "vapo", "vapo_paper"),
+    ),
+    "process": Experiment(
+        "zoo: the reward",
+        "A reward model that has just been shown a rollout's outcomes ranks that rollout far "
+        "better than a fresh one: part of its process reward repeats the outcome. Fresh, it still "
+        "ranks better than chance after 20 steps. Accuracy is within noise either way.",
+        ("rloo", "prime", "prime_seen"),
+    ),
     "one_std": Experiment(
         "zoo: length + std",
         "One std for the rollout instead of one for each group takes weight from lopsided groups, "
@@ -372,6 +408,7 @@ EXPERIMENTS = {
 }
 SCRIPTS = EXPERIMENTS["defaults"].arms
 ZOO = EXPERIMENTS["ladder"].arms[1:]
+CRITICS = ("ppo", "vapo", "prime")
 
 
 # ---- Rewards that only experiments use ----------------------------------------------------------

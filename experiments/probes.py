@@ -47,6 +47,13 @@ def token_entropy(model, rollout, rows, config):
     return entropy[prefix] * rollout.mask[rows, : prefix.shape[1]]
 
 
+def spread_within(advantages, mask):
+    """Share of the variance of token advantages (B, T) that lies within completions."""
+    mean = (advantages * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    on = mask > 0
+    return ((advantages - mean)[on].square().mean() / advantages[on].var(correction=0)).item()
+
+
 class FixedPrefixes:
     """Completions that the initial model wrote on held-out problems: where a policy is asked.
 
@@ -158,8 +165,11 @@ class Probes:
         self.right = self.correct.sum(1).tolist()
         self.found |= {"retry": again / max(forks, 1), "forks": forks}
 
-    def see_compute_advantages(self, advantages, rewards, *rest):
+    def see_compute_advantages(self, result, rewards, *rest):
         """Distinct values, each group's share of the weight, and what a tracker explains."""
+        advantages = result[0] if isinstance(result, tuple) else result  # a critic has returns too
+        if advantages.shape != rewards.shape[:2]:  # (B, T): one for every token
+            self.found["spread_within"] = spread_within(advantages, rest[-2])
         zero = advantages.reshape(rewards.shape[0] * rewards.shape[1], -1).eq(0).all(1)  # (B,)
         self.found["zero_advantages"] = zero.float().mean().item()
         if len(rest) == 2:  # a tracker's expectation (P, G), and the config
@@ -172,7 +182,7 @@ class Probes:
         self.found["advantage_levels"] = len(set().union(*levels))
         self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
         if rewards.shape[1] > 1:  # groups
-            weight = advantages.abs().sum(1)
+            weight = advantages.reshape(len(rewards), -1).abs().sum(1)  # (P,)
             weight = weight / weight.mean().clamp(min=1e-9)
             pairs = zip(self.right, weight.tolist(), strict=True)
             self.found["weight_by_right"] = [[right, round(w, 4)] for right, w in pairs]

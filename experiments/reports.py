@@ -26,9 +26,9 @@ def results():
         "number of seeds that agree in sign. Each hypothesis was written before its runs, but "
         "for two that were stated anew when their first form showed nothing (reward, planted); "
         "rows on equal accuracy, on CISPO's accuracy, on SPO's tracker with the batch's mean, on "
-        "GMPO's spread and on agreement with a vote were added after the runs, and the windows of "
-        "steps were chosen on seed 1. A verdict is "
-        "*seen* if the interval excludes 0 "
+        "GMPO's spread, on agreement with a vote and on the growth of odds were added after the "
+        "runs, and the windows of steps were chosen on seed 1 or, for the failure curves, 11. A "
+        "verdict is *seen* if the interval excludes 0 "
         "on the side that the hypothesis names. Any run again: "
         "`python -m experiments.run --one ARM --seed SEED`.",
     ]

@@ -112,14 +112,15 @@ def draw_take_off():
     for index, (arm, label) in enumerate(arms.items()):
         draw_seeds(bound, arm, "retry", f"clipped above 1 + {label}", index)
         draw_seeds(held_out, arm, "eval_accuracy", f"clipped above 1 + {label}", index)
-    speeds = {"aha_020": "16 updates", "aha_8_updates": "8", "aha_4_updates": "4"}
+    speeds = {"aha_020": "16", "aha_8_updates": "8", "aha_4_updates": "4"}
     for index, (arm, label) in enumerate(speeds.items()):
-        draw_seeds(updates, arm, "retry", f"{label} per rollout", index)
+        draw_seeds(updates, arm, "retry", label, index)
     bound.set(title="by the upper bound", ylabel="share of failed lines tried again")
     updates.set(title="by updates per rollout", ylabel="share of failed lines tried again")
     held_out.set(title="held-out accuracy", ylabel="share of 384 problems")
     for axes in (bound, updates, held_out):
         axes.set(xlabel="step", ylim=(0, 1.02))
+        axes.set_xticks(range(0, 25 if axes is updates else 17, 4))
         legend(axes)
     save(
         figure,

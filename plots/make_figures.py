@@ -13,7 +13,7 @@ import textwrap
 import numpy as np
 
 import common
-from experiments.arms import ARMS, EXPERIMENTS, SCRIPTS, ZOO
+from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
@@ -102,6 +102,9 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
         "mean over the tokens of the minibatch, divided by the rollout's std": (
             "token mean,\nrollout std"
         ),
+        "mean over the tokens of the minibatch, divided by the rollout's std over tokens": (
+            "token mean,\nstd over tokens"
+        ),
         "no 1/|o| and no division by the group's std": "neither",
     },
     "KL": {
@@ -111,6 +114,7 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
         "k1 to the frozen initial model, in the reward of every token, beta 0.01": (
             "k1 in every token's\nreward, 0.01"
         ),
+        "none in the loss": "none in the loss",
         "none, and no reference model": "none",
     },
     "advantage": {
@@ -121,6 +125,15 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
         ),
         "0 or 1, minus what the tracker expects, minus the rollout's mean": (
             "minus a memory\nof the problem"
+        ),
+        "reward components pooled, minus a critic of the prefix (GAE, lambda 1)": (
+            "minus a critic\nof the prefix"
+        ),
+        "rewards pooled, minus a critic (GAE, lambda by length); right answers imitated": (
+            "a critic, by length;\nright ones imitated"
+        ),
+        "reward components pooled, minus the mean of the others, and process rewards to go": (
+            "minus the others,\nrewards per token"
         ),
     },
     "sampling": {
@@ -137,7 +150,8 @@ def draw_map(scripts, tracks, name, title):
     """Six tracks; each script's mark lies where its docstring says that it is."""
     files = {arm: common.HERE / f"{ARMS[arm].script.replace('.', '/')}.py" for arm in scripts}
     found = {arm: coordinates(file.read_text(encoding="utf-8")) for arm, file in files.items()}
-    figure, axes = plt.subplots(figsize=(9, 7), layout="constrained")
+    longest = max(map(len, tracks.values()))  # places on a track
+    figure, axes = plt.subplots(figsize=(max(9, 1.7 * longest), 7), layout="constrained")
     for row, (axis, track) in enumerate(tracks.items()):
         y = -row
         axes.plot([0, len(track) - 1], [y, y], color="#999999", lw=2, zorder=1)
@@ -150,7 +164,7 @@ def draw_map(scripts, tracks, name, title):
             axes.text(place, y - 0.15, textwrap.fill(" ".join(names), 24), va="top", **style)
     axes.set_yticks([-row for row in range(len(tracks))], tracks, fontweight="bold")
     axes.set_xticks([])
-    axes.set_xlim(-0.6, max(map(len, tracks.values())) - 0.5)
+    axes.set_xlim(-0.6, longest - 0.5)
     axes.set_ylim(-len(tracks) + 0.4, 0.6)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -479,7 +493,12 @@ def main():
     draw_map(
         SCRIPTS, AXIS_TRACKS, "six_axes", "Six axes: GRPO's place on the left, and who leaves it"
     )
-    draw_map(("grpo", *ZOO), ZOO_TRACKS, "six_axes_zoo", "The ladder of baselines on the same axes")
+    draw_map(
+        ("grpo", *ZOO, *CRITICS),
+        ZOO_TRACKS,
+        "six_axes_zoo",
+        "The ladder of baselines on the same axes",
+    )
     draw_panels(
         PANELS,
         "axes_measured",

@@ -29,6 +29,15 @@ MEMORY |= {"sample_batch": {"sampling", "tracker"}, "train": {"tracker"}}
 TURNS = {key: {"turns"} for key in ["imports", "Rollout", "generate", "sample_groups"]}
 TURNS |= {"Config": {"advantage", "turns"}, "train": {"advantage"}}
 TURNS |= {"compute_advantages": {"advantage"}}
+CRITIC = NO_KL | MEAN | {key: {"critic"} for key in ["Rollout", "train"]}
+CRITIC |= {"Config": {"sampling", "advantage", "critic", "KL"}, "update_policy": {"KL"}}
+CRITIC |= {"compute_advantages": {"advantage", "length + std", "critic"}}
+NETWORK = {"load_critic", "value_loss", "prefix_values", "update_critic"}
+AUGMENTED = {"Config": {"sampling", "clip width", "advantage", "critic"}, "train": {"critic"}}
+AUGMENTED |= {"compute_advantages": {"advantage", "critic"}, "update_policy": {"advantage"}}
+IMPLICIT = {"Config": {"KL", "reward"}, "policy_loss": {"KL"}, "train": {"reward"}} | MEAN
+IMPLICIT |= {"compute_advantages": {"advantage", "length + std", "reward"}}
+PROCESS = {"mean_of_others", "process_rewards", "update_reward_model"}
 # script: (changed lines outside the docstring at most, {where: which axes}, new functions)
 CONTRACT = {
     "dr_grpo": (20, NO_KL | MEAN | STD, set()),
@@ -41,13 +50,19 @@ CONTRACT = {
     "zoo.rloo": (20, OTHERS, set()),
     "zoo.reinforce_pp": (26, SINGLE, set()),
     "zoo.gigpo": (60, TURNS, {"turn_advantages"}),
+    "zoo.ppo": (115, CRITIC, NETWORK),
+    "zoo.vapo": (50, AUGMENTED, {"pretrain_critic"}),
+    "zoo.prime": (75, IMPLICIT, PROCESS),
     "zoo.spo": (123, MEMORY, {"Tracker"}),
     "zoo.ttrl": (22, VOTE, {"agreement"}),
 }
-LONGEST = {"dapo": 340} | {name: 380 for name in scripts() if "." in name}  # else 320 lines
+LONGEST = {"dapo": 340} | {name: 390 for name in scripts() if "." in name}  # else 320 lines
 NEW_OPTIONS = {
     "dapo": ["max_refills", "overlong_cache", "mask_truncated"],
     "zoo.gigpo": ["step_coef", "gamma"],
+    "zoo.ppo": ["gae_lambda", "critic_learning_rate", "value_clip"],
+    "zoo.vapo": ["gae_alpha", "imitation_coef", "pretrain_rollouts"],
+    "zoo.prime": ["process_coef", "reward_learning_rate", "score"],
     "zoo.spo": ["pool_size", "offline_completions", "rho_min", "rho_max", "half_life"],
 }
 

@@ -356,6 +356,13 @@ def test_take_off():
     assert effects.take_off([{"step": 7, "retry": 0.49}]) == 8
 
 
+def test_odds_growth():
+    """Odds of 1/20 that double every step: 1/21, 1/11, 1/6, ...; what is above 70 % is left out."""
+    odds = [0.05 * 2**n for n in range(6)] + [9.0]
+    rows = [{"step": n, "retry": o / (1 + o)} for n, o in enumerate(odds)]
+    assert effects.odds_growth([{"step": 9, "eval_accuracy": 1.0}, *rows]) == pytest.approx(2)
+
+
 def test_saturating_fit_finds_the_curve():
     """results.md quotes its ceiling."""
     rows = [
@@ -383,6 +390,9 @@ def test_axes_are_read_from_the_scripts():
         "zoo.gmpo": {"granularity", "clip width"},
         "zoo.spo": {*axes.AXES, "tracker"} - {"granularity"},
         "zoo.ttrl": {"reward"},
+        "zoo.ppo": {"length + std", "KL", "advantage", "sampling", "critic"},
+        "zoo.vapo": {"clip width", "length + std", "KL", "advantage", "critic"},
+        "zoo.prime": {"length + std", "KL", "advantage", "reward"},
     }
     for name, source in sources.items():
         places = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS

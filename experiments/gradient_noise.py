@@ -1,0 +1,162 @@
+"""How noisy is the gradient under each baseline V? At equal completions, without an update.
+
+    python -m experiments.gradient_noise        # 15 minutes; writes experiments/gradient_noise.json
+
+A policy writes 16 completions for each of 16 problems, again and again. Every rung of the ladder
+turns the same rewards into advantages A = R - V, and every quarter of a rollout (4 problems, 64
+completions) into a gradient of the loss -A log pi, mean over tokens. For M such gradients g
+
+    noise   tr Var(g)           summed over the weights
+    signal  |E g|^2             estimated without bias: |mean g|^2 - noise / M
+
+and what is reported is noise / signal: how many minibatches make a step that is half noise. It does
+not depend on the scale of A, so that a division by one std for all changes nothing.
+"""
+
+if __package__ != "experiments":
+    raise SystemExit("run it from the repository's folder: python -m experiments.gradient_noise")
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import common
+import engine
+import grpo
+import run_log
+from countdown_task import CountdownTask
+from zoo import ppo
+
+RESULT = common.HERE / "experiments/gradient_noise.json"
+ROLLOUTS = 16
+QUARTER = 64  # completions of a gradient
+TRIES = 64  # completions that estimate a problem's success rate
+PRETRAINING = 20  # rollouts that the critic has seen
+STEPS = 20  # of grpo.py, for the second policy
+
+
+def answers(rollout):
+    """The answer reward (P, G)."""
+    return rollout.correct.float().view(-1, 16)
+
+
+def baselines(rollout, truth, memory, critic, config):
+    """{rung: V, broadcast to (B, T) against R}, all from the same completions.
+
+    truth, memory (P,): success rates from 64 and from 8 other completions of the same policy.
+    """
+    R = answers(rollout)
+    P, G = R.shape
+    rate = R.mean(1, keepdim=True)
+    per_completion = {
+        "nothing": torch.zeros(P, G),
+        "the batch's mean": R.mean().expand(P, G),
+        "the group's mean": rate.expand(P, G),
+        "the mean of the others": (R.sum(1, keepdim=True) - R) / (G - 1),
+        "a memory of 8 visits": memory[:, None].expand(P, G),
+        "the true success rate": truth[:, None].expand(P, G),
+    }
+    found = {name: values.reshape(-1, 1) for name, values in per_completion.items()}
+    found["a critic"] = ppo.over_rollout(ppo.prefix_values, critic, rollout, config)
+    return found
+
+
+def gradient(model, rollout, rows, advantages, config):
+    """Gradient of -A log pi, mean over the tokens of `rows`, as one vector."""
+    num_tokens = rollout.mask[rows].sum()
+    for part in engine.pack_rows(rollout, rows, config):
+        logprobs = grpo.completion_logprobs(model, rollout, part, config)  # (b, T')
+        A = advantages[part, : logprobs.shape[1]]
+        (-(A * logprobs).sum() / num_tokens).backward()
+    vector = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.zero_grad()
+    return vector
+
+
+def noise_over_signal(products):
+    """tr Var(g) / |E g|^2 of M vectors, from their products g_i . g_j, (M, M)."""
+    M = len(products)
+    mean_square = products.sum() / M**2  # |mean g|^2
+    noise = (np.trace(products) - M * mean_square) / (M - 1)
+    return noise / (mean_square - noise / M)
+
+
+def with_interval(products, per):
+    """The ratio and its 95 % interval, by a jackknife over rollouts of `per` gradients each."""
+    M = len(products)
+    left = [np.delete(np.arange(M), np.s_[first : first + per]) for first in range(0, M, per)]
+    without = np.array([noise_over_signal(products[np.ix_(part, part)]) for part in left])
+    error = np.sqrt((len(left) - 1) * without.var())
+    ratio = noise_over_signal(products)
+    return {"ratio": ratio, "interval": [ratio - 1.96 * error, ratio + 1.96 * error]}
+
+
+def success_rates(model, tokenizer, problems, count, config, key):
+    """Share of `count` completions of each problem that are right, (P,)."""
+    many = replace(config, group_size=count)
+    rollout = grpo.sample_groups(model, tokenizer, problems, many, common.torch_stream(*key))
+    return rollout.correct.float().view(len(problems), count).mean(1)
+
+
+def trained_critic(model, tokenizer, task, config):
+    """PPO's critic after some rollouts of a policy that stands still."""
+    critic = ppo.load_critic(config)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=config.critic_learning_rate)
+    for number in range(PRETRAINING):
+        problems = task.sample(16, common.stream("critic", number))
+        generator = common.torch_stream("critic", number)
+        rollout = grpo.sample_groups(model, tokenizer, problems, config, generator)
+        rollout.values = ppo.over_rollout(ppo.prefix_values, critic, rollout, config)
+        returns = answers(rollout).view(-1, 1) * rollout.mask
+        ppo.update_critic(critic, optimizer, rollout, returns, config)
+    return critic
+
+
+def measure(model, tokenizer, config):
+    """{rung: {ratio, interval, explained}} of a policy; explained: share of Var(R), over tokens."""
+    task = CountdownTask()
+    critic = trained_critic(model, tokenizer, task, config)
+    gradients, explained = {}, {}
+    for number in range(ROLLOUTS):
+        problems = task.sample(16, common.stream("noise", number))
+        generator = common.torch_stream("noise", number)
+        rollout = grpo.sample_groups(model, tokenizer, problems, config, generator)
+        truth = success_rates(model, tokenizer, problems, TRIES, config, ("truth", number))
+        memory = success_rates(model, tokenizer, problems, 8, config, ("memory", number))
+        R = answers(rollout).view(-1, 1) * rollout.mask  # (B, T)
+        on = rollout.mask > 0
+        for name, V in baselines(rollout, truth, memory, critic, config).items():
+            A = (R - V) * rollout.mask
+            share = 1 - (A[on].var() / R[on].var()).item()
+            explained.setdefault(name, []).append(share)
+            for rows in torch.arange(len(A)).split(QUARTER):
+                vector = gradient(model, rollout, rows.tolist(), A, config)
+                gradients.setdefault(name, []).append(vector)
+        print(f"rollout {number + 1} of {ROLLOUTS}", flush=True)
+    found = {}
+    for name, vectors in gradients.items():
+        stacked = torch.stack(vectors)  # (M, n)
+        products = (stacked @ stacked.T).double().numpy()
+        found[name] = with_interval(products, len(vectors) // ROLLOUTS)
+        found[name]["explained"] = float(np.mean(explained[name]))
+    return found
+
+
+def main():
+    config = ppo.Config(prompts_per_step=16, group_size=16)
+    folder = common.HERE / "runs/gradient_noise"
+    grpo.train(grpo.Config(steps=STEPS, eval_every=0, output_dir=str(folder), overwrite=True))
+    report = {}
+    for name, path in (("base", config.model), (f"after {STEPS} steps", folder / "checkpoint")):
+        model, tokenizer = common.load_model(str(path))
+        report[name] = measure(model, tokenizer, replace(config, model=str(path)))
+        run_log.write_text(RESULT, json.dumps(report, indent=1) + "\n")
+    for name, rungs in report.items():
+        for rung, found in rungs.items():
+            print(f"{name:14s} {rung:24s}", {k: np.round(v, 2).tolist() for k, v in found.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,361 @@
+"""PRIME: process rewards from a reward model that is trained along (arXiv:2502.01456).
+
+For each prompt sample a group of G completions o_1 .. o_G; the group is the baseline:
+
+    p_it = beta log(pi_phi / pi_ref)                      process reward of a token; phi: trained so
+    L_phi = CE(sigmoid(sum_t p_it), right_i)              that its sum says whether o_i is right
+    A_it = R_i - mean_{j!=i}(R_j) + sum_{s>=t} (p_is - mean_{j!=i}(mean_t p_jt))
+    A    <- (A - mean) / std                              over all tokens of the rollout
+    r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
+    L    = 1/sum_i |o_i| sum_i sum_t -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it)
+
+Coordinates on the six axes:
+    granularity   token ratio
+    clip width    symmetric, 0.2
+    length + std  mean over the tokens of the minibatch, divided by the rollout's std over tokens
+    KL            none in the loss
+    advantage     reward components pooled, minus the mean of the others, and process rewards to go
+    sampling      static groups
+
+    reward        one for every token, from a reward model that learns from outcomes: no axis
+
+vs grpo.py: 1) a reward model of the policy's size, the initial model at first, rewards every token;
+    2) baseline without the completion itself; 3) token mean, whitened over tokens; 4) the KL's
+    reference model serves the reward model instead.
+The rollout is scored before the reward model sees its outcomes, as in the paper (--score fresh).
+Not implemented: the filter on a group's accuracy, oversampling.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+import common
+import engine
+import run_log
+from countdown_task import REWARDS, CountdownTask, Problem, is_correct
+from run_log import option
+
+
+@dataclass
+class Config:
+    # Model
+    model: str = option("base_model", "model folder or Hugging Face hub id")
+    dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    # Sampling
+    prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
+    group_size: int = option(16, "G: completions per prompt", at_least=2)
+    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
+    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    # Optimisation
+    steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
+    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
+    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    # This algorithm
+    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
+    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
+    process_coef: float = option(0.05, "beta: of the process reward", above=0)  # <- reward
+    reward_learning_rate: float = option(4e-4, "twice the policy's", above=0)
+    score: str = option("fresh", "seen: with outcomes learnt first", choices=["fresh", "seen"])
+    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    # Task
+    operands: int = option(3, "numbers per problem")
+    max_number: int = option(12, "numbers run from 1 to this")
+    min_target: int = option(10, "smallest target")
+    max_target: int = option(60, "largest target")
+    data: str = option("", "JSONL or parquet file of problems to use instead")
+    # Run
+    seed: int = option(1, "seed of problems and sampling")
+    eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
+    eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
+    checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
+    output_dir: str = option("", "default: runs/<script>-seed<seed>")
+    resume: bool = option(False, "continue the run in output_dir")
+    overwrite: bool = option(False, "replace the run in output_dir")
+
+
+@dataclass
+class Rollout:
+    """P problems, G completions each: B = P * G rows, problem by problem; T = max_new_tokens."""
+
+    problems: list[Problem]  # B, each G times
+    prompts: list[list[int]]  # B lists of token ids
+    completions: list[str]  # B texts
+    completion_ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it
+    logprobs: torch.Tensor  # (B, T) under the policy that sampled, 0 outside the mask
+    entropy: torch.Tensor  # (B, T) of the sampling distribution, in nats, 0 outside the mask
+    truncated: torch.Tensor  # (B,) 1 if the budget ran out before EOS
+    correct: torch.Tensor  # (B,) 1 if the verifier accepts the answer
+    completions_sampled: int  # all that were drawn for this batch
+    tokens_sampled: int
+    ref_logprobs: torch.Tensor | None = None  # (B, T) under the reference model
+
+
+# ---- Sampling -----------------------------------------------------------------------------------
+
+
+def sample_tokens(logp, uniform):
+    """One token per row: torch.multinomial(logp.exp(), 1), but with its random numbers given.
+
+    logp (b, V), uniform (b, 1) in [0, 1) -> (b, 1): the first token whose CDF exceeds uniform.
+    """
+    cdf = logp.exp().cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts, config, generator):
+    """One completion for each of B prompts: ids, mask, log-probs and entropy, all (B, T).
+
+    One uniform number per (row, position), drawn up front, decides every token: what a row samples
+    does not depend on which other rows are still running.
+    """
+    B, T = len(prompts), config.max_new_tokens
+    uniform = torch.rand(B, T, generator=generator, dtype=torch.float64).to(common.DEVICE)
+    ids = torch.zeros(B, T, dtype=torch.long, device=common.DEVICE)
+    logprobs = torch.zeros(B, T, device=common.DEVICE)
+    entropy = torch.zeros(B, T, device=common.DEVICE)
+    rows = torch.arange(B, device=common.DEVICE)  # rows still in the batch, (b,)
+    token = torch.tensor([[prompt[-1]] for prompt in prompts], device=common.DEVICE)  # (b, 1)
+    finished = torch.zeros(B, dtype=torch.bool, device=common.DEVICE)
+    with common.autocast(config):
+        cache = engine.KVCache(model, prompts)  # equal prompts are computed once
+        for t in range(T):
+            logits = cache.decode(model, token)  # (b, V)
+            logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+            token = sample_tokens(logp, uniform[rows, t, None])
+            ids[rows, t] = token[:, 0]
+            logprobs[rows, t] = logp.gather(-1, token)[:, 0]
+            entropy[rows, t] = -(logp.exp() * logp).sum(-1)
+            finished[rows] |= token[:, 0] == tokenizer.eos_token_id
+            running = (~finished[rows]).nonzero()[:, 0]
+            if len(running) == 0:
+                break
+            if 10 * len(running) < 9 * len(rows):  # drop finished rows a tenth at a time
+                rows = rows[running]
+                token = token[running]
+                cache.select(running)
+
+    is_eos = (ids == tokenizer.eos_token_id).long()
+    mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
+    return ids, mask, logprobs * mask, entropy * mask
+
+
+def sample_groups(model, tokenizer, problems, config, generator):
+    """config.group_size completions of each of P problems, judged by the verifier -> Rollout."""
+    encoded = common.encode_prompts(model, tokenizer, problems, config)  # P lists of token ids
+    asked = [problem for problem in problems for _ in range(config.group_size)]  # B
+    prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
+    ids, mask, logprobs, entropy = generate(model, tokenizer, prompts, config, generator)
+    completions = [
+        tokenizer.decode(row[:length], skip_special_tokens=True)
+        for row, length in zip(ids.tolist(), mask.sum(1).long().tolist(), strict=True)
+    ]
+    correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
+    return Rollout(
+        problems=asked,
+        prompts=prompts,
+        completions=completions,
+        completion_ids=ids,
+        mask=mask,
+        logprobs=logprobs,
+        entropy=entropy,
+        truncated=1 - (ids == tokenizer.eos_token_id).long().amax(1),
+        correct=torch.tensor(correct, dtype=torch.long),
+        completions_sampled=len(mask),
+        tokens_sampled=int(mask.sum()),
+    )
+
+
+def sample_batch(model, tokenizer, task, config, step):
+    """One training batch: P fresh problems, one group each -> (rollout, rewards (P, G, K))."""
+    problems = task.sample(config.prompts_per_step, common.stream(config.seed, "problems", step))
+    generator = common.torch_stream(config.seed, "sampling", step)
+    rollout = sample_groups(model, tokenizer, problems, config, generator)
+    return rollout, compute_rewards(rollout.problems, rollout.completions, config)
+
+
+# ---- Reward, advantage, loss --------------------------------------------------------------------
+
+
+def compute_rewards(problems, completions, config):
+    """Raw reward components (P, G, K), in the order of config.reward_components."""
+    rewards = [
+        [REWARDS[name](text, problem) for name in config.reward_components]
+        for text, problem in zip(completions, problems, strict=True)
+    ]
+    return torch.tensor(rewards).view(-1, config.group_size, len(config.reward_components))
+
+
+def mean_of_others(values):  # <- advantage: leave one out
+    """Values (P, G) -> for each the mean of the other G - 1 of its group (P, G)."""
+    return (values.sum(1, keepdim=True) - values) / (values.shape[1] - 1)
+
+
+def compute_advantages(rewards, process, mask, config):  # <- reward: one for every token
+    """Rewards (P, G, K), process rewards and mask (B, T) -> advantages (B, T)."""
+    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
+    outcome = pooled - mean_of_others(pooled)  # <- advantage: minus the mean of the others
+    per_token = ((process * mask).sum(1) / mask.sum(1)).view_as(pooled)  # (P, G)
+    expected = mean_of_others(per_token).view(-1, 1)  # (B, 1)
+    surprise = (process - expected) * mask
+    to_go = surprise.flip(1).cumsum(1).flip(1)  # (B, T) from each token to the end
+    combined = outcome.to(mask).view(-1, 1) + to_go  # <- reward: both
+    trained = combined[mask > 0]  # all tokens of the rollout
+    centred = (combined - trained.mean()) * mask  # <- advantage: minus the mean of the rollout
+    advantages = centred / (trained.std() + 1e-4)  # <- length + std: of the rollout, sample std
+    # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
+    no_signal = trained.amax() - trained.amin() < 1e-6  # <- advantage: of the rollout
+    return advantages.masked_fill(no_signal, 0.0)
+
+
+def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
+    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    surrogate = torch.min(ratio * advantages, clipped * advantages)
+    log_ref_ratio = ref_logprobs - logprobs
+    kl_ref = torch.exp(log_ref_ratio) - log_ref_ratio - 1  # k3, never negative
+    token_loss = -surrogate  # <- KL: not in the loss
+    metrics = {
+        "ratio": ratio,
+        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "kl_ref": kl_ref,
+    }
+    return token_loss, metrics
+
+
+def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
+    """Token losses (b, T) of one micro-batch -> its share of the minibatch's loss, a scalar.
+
+    num_sequences and num_tokens count the whole minibatch, so that micro-batches add up.
+    """
+    return (token_loss * mask).sum() / num_tokens  # <- length + std: every token weighs the same
+
+
+# ---- Update -------------------------------------------------------------------------------------
+
+
+def completion_logprobs(model, rollout, rows, config):
+    """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
+    with common.autocast(config):
+        logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
+    logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+    T = prefix.shape[1]  # token t of row i follows prefix[i, t], one of n distinct prefixes
+    return logp[prefix, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
+
+
+@torch.no_grad()
+def over_rollout(function, model, rollout, config):
+    """function(model, rollout, rows, config) of a whole rollout, (B, T), without gradient."""
+    values = torch.zeros_like(rollout.mask)
+    for rows in engine.pack_rows(rollout, range(len(values)), config):
+        part = function(model, rollout, rows, config)  # (b, T')
+        values[rows, : part.shape[1]] = part
+    return values
+
+
+def update_policy(model, optimizer, rollout, advantages, config):
+    """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
+    advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
+    metrics = run_log.TokenMetrics()
+    for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        if not advantages[minibatch].any():
+            continue  # no signal, no step: Adam's momentum alone would move the weights
+        num_tokens = rollout.mask[minibatch].sum()
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
+            logprobs = completion_logprobs(model, rollout, rows, config)  # (b, T')
+            T = logprobs.shape[1]
+            mask = rollout.mask[rows, :T]
+            old = rollout.logprobs[rows, :T]
+            ref = rollout.ref_logprobs[rows, :T]
+            A = advantages[rows, :T]
+            token_loss, stats = policy_loss(logprobs, old, ref, A, mask, config)
+            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
+            metrics.add(stats, mask, rollout.entropy[rows, :T])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        metrics.grad_norms.append(norm.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return metrics.summary()
+
+
+def process_rewards(reward_model, rollout, config):  # <- reward: implicit in two models
+    """p (B, T): by how much the reward model likes each token more than the initial model does."""
+    liked = over_rollout(completion_logprobs, reward_model, rollout, config)
+    return config.process_coef * (liked - rollout.ref_logprobs)
+
+
+def update_reward_model(reward_model, optimizer, rollout, config):  # <- reward: it learns outcomes
+    """One epoch of cross-entropy on the rollout's outcomes, in the policy's minibatches."""
+    right = rollout.correct.to(rollout.mask)  # (B,)
+    for minibatch in torch.arange(len(right)).chunk(config.minibatches):
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
+            liked = completion_logprobs(reward_model, rollout, rows, config)  # (b, T')
+            log_ratio = liked - rollout.ref_logprobs[rows, : liked.shape[1]]
+            score = config.process_coef * log_ratio.sum(1)  # (b,) log-odds of being right
+            loss = F.binary_cross_entropy_with_logits(score, right[rows], reduction="sum")
+            (loss / len(minibatch)).backward()
+        torch.nn.utils.clip_grad_norm_(reward_model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+# ---- Evaluation, training -----------------------------------------------------------------------
+
+
+def evaluate(model, tokenizer, problems, config):
+    """Rollouts of one completion per problem, from a random stream that training never touches."""
+    one_each = replace(config, group_size=1)
+    generator = common.torch_stream(config.seed, "evaluation")
+    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
+
+
+def train(config):
+    """The whole run: evaluate, then sample, score, update, again and again."""
+    run = run_log.Run(config, __file__)
+    task = CountdownTask(
+        config.operands, config.max_number, config.min_target, config.max_target, config.data
+    )
+    held_out = task.held_out(config.eval_problems)
+    model, tokenizer = run.load(held_out)
+    reference, _ = common.load_model(config.model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+    )
+    reward_model, _ = common.load_model(config.model)  # <- reward
+    reward_optimizer = torch.optim.AdamW(
+        reward_model.parameters(), lr=config.reward_learning_rate, weight_decay=0.0, fused=True
+    )
+    parts = {"reward_model": reward_model, "reward_optimizer": reward_optimizer}
+    for step in run.steps(model, tokenizer, optimizer=optimizer, **parts):  # <- reward
+        if step > 0:
+            rollout, rewards = sample_batch(model, tokenizer, task, config, step)
+            run.lap("sampling")
+            if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
+                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
+            process = process_rewards(reward_model, rollout, config)  # <- reward: fresh
+            update_reward_model(reward_model, reward_optimizer, rollout, config)
+            seen = process_rewards(reward_model, rollout, config)
+            scored = process if config.score == "fresh" else seen
+            advantages = compute_advantages(rewards, scored, rollout.mask, config)
+            update = update_policy(model, optimizer, rollout, advantages, config)
+            update["reward_auc"] = run_log.auc(process.sum(1), rollout.correct)  # <- reward
+            update["reward_auc_seen"] = run_log.auc(seen.sum(1), rollout.correct)
+            run.lap("updating")
+            run.log(step, {**run_log.describe(rollout, rewards, config), **update})
+        if step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0):
+            run.log_evaluation(step, evaluate(model, tokenizer, held_out, config))
+
+
+if __name__ == "__main__":
+    run_log.launch(train, Config, __doc__)

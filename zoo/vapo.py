@@ -1,0 +1,389 @@
+"""VAPO: value-based augmented PPO (arXiv:2504.05118).
+
+For each prompt sample a group of G completions o_1 .. o_G; a critic V_it of the prefix, trained
+before the policy is, is the baseline:
+
+    d_it = R_it + V_i,t+1 - V_it                          R_it: R_i at the last token, else 0
+    A_it = sum_{s>=t} lambda_i^(s-t) d_is                 lambda_i = 1 - 1/(alpha |o_i|), at least 0
+    r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio; A whitened as in ppo.py
+    L    = 1/sum_i |o_i| sum_i sum_t -min(r_it A_it, clip(r_it, 1-e_low, 1+e_high) A_it)
+           - mu / sum_{right i} |o_i| sum_{right i} sum_t log pi(o_it | o_i<t)
+    L_V  as in ppo.py, with G_it = R_i: the critic's own lambda is 1
+
+Coordinates on the six axes:
+    granularity   token ratio
+    clip width    0.2 below, 0.28 above
+    length + std  mean over the tokens of the minibatch, divided by the rollout's std over tokens
+    KL            none, and no reference model
+    advantage     rewards pooled, minus a critic (GAE, lambda by length); right answers imitated
+    sampling      static groups
+
+    critic        as in ppo.py, trained on 10 rollouts before the first step: no axis
+
+vs zoo/ppo.py: 1) the critic comes first: its rollouts count in step 1's totals; 2) it learns with
+    lambda 1, the policy with one that grows with length; 3) clip-higher; 4) right completions are
+    imitated too; 5) groups, so that hard problems get several tries.
+alpha is 0.5, the paper's 0.05 is for answers of thousands of tokens: docs/faithfulness.md.
+Not implemented: several epochs per rollout.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+import common
+import engine
+import run_log
+from countdown_task import REWARDS, CountdownTask, Problem, is_correct
+from run_log import option
+
+
+@dataclass
+class Config:
+    # Model
+    model: str = option("base_model", "model folder or Hugging Face hub id")
+    dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    # Sampling
+    prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)  # <- sampling
+    group_size: int = option(16, "G: completions per prompt", at_least=1)  # <- sampling
+    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
+    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    # Optimisation
+    steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
+    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
+    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    # This algorithm
+    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
+    clip_high: float = option(0.28, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
+    gae_alpha: float = option(0.5, "share of |o| that a token looks ahead", above=0)  # <- advantage
+    imitation_coef: float = option(0.1, "mu: weight of right completions' log-probs", at_least=0)
+    critic_learning_rate: float = option(2e-3, "ten times the policy's", above=0)  # <- critic
+    pretrain_rollouts: int = option(10, "for the critic alone", at_least=0)  # <- critic
+    value_clip: float = option(0.5, "V moves this far from V_old, in a rollout's updates", above=0)
+    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    # Task
+    operands: int = option(3, "numbers per problem")
+    max_number: int = option(12, "numbers run from 1 to this")
+    min_target: int = option(10, "smallest target")
+    max_target: int = option(60, "largest target")
+    data: str = option("", "JSONL or parquet file of problems to use instead")
+    # Run
+    seed: int = option(1, "seed of problems and sampling")
+    eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
+    eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
+    checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
+    output_dir: str = option("", "default: runs/<script>-seed<seed>")
+    resume: bool = option(False, "continue the run in output_dir")
+    overwrite: bool = option(False, "replace the run in output_dir")
+
+
+@dataclass
+class Rollout:
+    """P problems, G completions each: B = P * G rows, problem by problem; T = max_new_tokens."""
+
+    problems: list[Problem]  # B, each G times
+    prompts: list[list[int]]  # B lists of token ids
+    completions: list[str]  # B texts
+    completion_ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it
+    logprobs: torch.Tensor  # (B, T) under the policy that sampled, 0 outside the mask
+    entropy: torch.Tensor  # (B, T) of the sampling distribution, in nats, 0 outside the mask
+    truncated: torch.Tensor  # (B,) 1 if the budget ran out before EOS
+    correct: torch.Tensor  # (B,) 1 if the verifier accepts the answer
+    completions_sampled: int  # all that were drawn for this batch
+    tokens_sampled: int
+    values: torch.Tensor | None = None  # (B, T) V_old before each token  <- critic
+
+
+def load_critic(config):  # <- critic: a second network of the policy's size
+    """The initial model with one output in place of the vocabulary, 0 for every prefix."""
+    critic, _ = common.load_model(config.model)
+    head = torch.nn.Linear(critic.get_output_embeddings().in_features, 1, bias=False)
+    torch.nn.init.zeros_(head.weight)
+    critic.set_output_embeddings(head.to(common.DEVICE))
+    return critic
+
+
+# ---- Sampling -----------------------------------------------------------------------------------
+
+
+def sample_tokens(logp, uniform):
+    """One token per row: torch.multinomial(logp.exp(), 1), but with its random numbers given.
+
+    logp (b, V), uniform (b, 1) in [0, 1) -> (b, 1): the first token whose CDF exceeds uniform.
+    """
+    cdf = logp.exp().cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)
+
+
+@torch.no_grad()
+def generate(model, tokenizer, prompts, config, generator):
+    """One completion for each of B prompts: ids, mask, log-probs and entropy, all (B, T).
+
+    One uniform number per (row, position), drawn up front, decides every token: what a row samples
+    does not depend on which other rows are still running.
+    """
+    B, T = len(prompts), config.max_new_tokens
+    uniform = torch.rand(B, T, generator=generator, dtype=torch.float64).to(common.DEVICE)
+    ids = torch.zeros(B, T, dtype=torch.long, device=common.DEVICE)
+    logprobs = torch.zeros(B, T, device=common.DEVICE)
+    entropy = torch.zeros(B, T, device=common.DEVICE)
+    rows = torch.arange(B, device=common.DEVICE)  # rows still in the batch, (b,)
+    token = torch.tensor([[prompt[-1]] for prompt in prompts], device=common.DEVICE)  # (b, 1)
+    finished = torch.zeros(B, dtype=torch.bool, device=common.DEVICE)
+    with common.autocast(config):
+        cache = engine.KVCache(model, prompts)  # equal prompts are computed once
+        for t in range(T):
+            logits = cache.decode(model, token)  # (b, V)
+            logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+            token = sample_tokens(logp, uniform[rows, t, None])
+            ids[rows, t] = token[:, 0]
+            logprobs[rows, t] = logp.gather(-1, token)[:, 0]
+            entropy[rows, t] = -(logp.exp() * logp).sum(-1)
+            finished[rows] |= token[:, 0] == tokenizer.eos_token_id
+            running = (~finished[rows]).nonzero()[:, 0]
+            if len(running) == 0:
+                break
+            if 10 * len(running) < 9 * len(rows):  # drop finished rows a tenth at a time
+                rows = rows[running]
+                token = token[running]
+                cache.select(running)
+
+    is_eos = (ids == tokenizer.eos_token_id).long()
+    mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
+    return ids, mask, logprobs * mask, entropy * mask
+
+
+def sample_groups(model, tokenizer, problems, config, generator):
+    """config.group_size completions of each of P problems, judged by the verifier -> Rollout."""
+    encoded = common.encode_prompts(model, tokenizer, problems, config)  # P lists of token ids
+    asked = [problem for problem in problems for _ in range(config.group_size)]  # B
+    prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
+    ids, mask, logprobs, entropy = generate(model, tokenizer, prompts, config, generator)
+    completions = [
+        tokenizer.decode(row[:length], skip_special_tokens=True)
+        for row, length in zip(ids.tolist(), mask.sum(1).long().tolist(), strict=True)
+    ]
+    correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
+    return Rollout(
+        problems=asked,
+        prompts=prompts,
+        completions=completions,
+        completion_ids=ids,
+        mask=mask,
+        logprobs=logprobs,
+        entropy=entropy,
+        truncated=1 - (ids == tokenizer.eos_token_id).long().amax(1),
+        correct=torch.tensor(correct, dtype=torch.long),
+        completions_sampled=len(mask),
+        tokens_sampled=int(mask.sum()),
+    )
+
+
+def sample_batch(model, tokenizer, task, config, step):
+    """One training batch: P fresh problems, one group each -> (rollout, rewards (P, G, K))."""
+    problems = task.sample(config.prompts_per_step, common.stream(config.seed, "problems", step))
+    generator = common.torch_stream(config.seed, "sampling", step)
+    rollout = sample_groups(model, tokenizer, problems, config, generator)
+    return rollout, compute_rewards(rollout.problems, rollout.completions, config)
+
+
+# ---- Reward, advantage, loss --------------------------------------------------------------------
+
+
+def compute_rewards(problems, completions, config):
+    """Raw reward components (P, G, K), in the order of config.reward_components."""
+    rewards = [
+        [REWARDS[name](text, problem) for name in config.reward_components]
+        for text, problem in zip(completions, problems, strict=True)
+    ]
+    return torch.tensor(rewards).view(-1, config.group_size, len(config.reward_components))
+
+
+def compute_advantages(rewards, values, mask, config):  # <- advantage: what the critic expects
+    """Rewards (P, G, K), V_old and mask (B, T) -> advantages, returns G of the critic, (B, T)."""
+    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
+    is_last = mask.cumsum(1) == mask.sum(1, keepdim=True)
+    token_rewards = pooled.to(mask).view(-1, 1) * is_last * mask  # (B, T)
+    next_values = F.pad(values[:, 1:], (0, 1))  # 0 after the last token
+    surprise = token_rewards + next_values - values  # d (B, T)
+    gae = torch.zeros_like(surprise)
+    carry = torch.zeros_like(surprise[:, 0])
+    gae_lambda = 1 - 1 / (config.gae_alpha * mask.sum(1))  # (B,)  <- advantage: by length
+    gae_lambda = gae_lambda.clamp(min=0)  # below 1/alpha tokens
+    for t in reversed(range(mask.shape[1])):
+        carry = surprise[:, t] + gae_lambda * carry  # <- advantage
+        gae[:, t] = carry
+    returns = token_rewards.sum(1, keepdim=True) * mask  # <- critic: it learns with lambda 1
+    trained = gae[mask > 0]  # all tokens of the rollout
+    centred = (gae - trained.mean()) * mask  # <- advantage: minus the mean of the rollout
+    advantages = centred / (trained.std() + 1e-4)  # <- length + std: of the rollout, sample std
+    # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
+    no_signal = trained.amax() - trained.amin() < 1e-6  # <- advantage: of the rollout
+    return advantages.masked_fill(no_signal, 0.0), returns
+
+
+def policy_loss(logprobs, old_logprobs, advantages, mask, config):  # <- KL: dropped
+    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
+    clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
+    surrogate = torch.min(ratio * advantages, clipped * advantages)
+    token_loss = -surrogate  # <- KL: dropped
+    metrics = {
+        "ratio": ratio,
+        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+    }
+    return token_loss, metrics
+
+
+def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
+    """Token losses (b, T) of one micro-batch -> its share of the minibatch's loss, a scalar.
+
+    num_sequences and num_tokens count the whole minibatch, so that micro-batches add up.
+    """
+    return (token_loss * mask).sum() / num_tokens  # <- length + std: every token weighs the same
+
+
+def value_loss(values, old_values, returns, config):  # <- critic: what trains it
+    """Per-token loss (B, T) of the critic: no gradient once V has moved value_clip towards G."""
+    clipped = old_values + (values - old_values).clamp(-config.value_clip, config.value_clip)
+    return torch.max((values - returns) ** 2, (clipped - returns) ** 2) / 2
+
+
+# ---- Update -------------------------------------------------------------------------------------
+
+
+def completion_logprobs(model, rollout, rows, config):
+    """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
+    with common.autocast(config):
+        logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
+    logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+    T = prefix.shape[1]  # token t of row i follows prefix[i, t], one of n distinct prefixes
+    return logp[prefix, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
+
+
+def prefix_values(critic, rollout, rows, config):  # <- critic: the same forward as the policy's
+    """V (b, T') of the prefix before each completion token of `rows`; 0 off the mask."""
+    with common.autocast(config):
+        values, prefix = engine.completion_logits(critic, rollout, rows)  # (n, 1), (b, T')
+    return values.float()[prefix, 0] * rollout.mask[rows, : prefix.shape[1]]
+
+
+@torch.no_grad()
+def over_rollout(function, model, rollout, config):
+    """function(model, rollout, rows, config) of a whole rollout, (B, T), without gradient."""
+    values = torch.zeros_like(rollout.mask)
+    for rows in engine.pack_rows(rollout, range(len(values)), config):
+        part = function(model, rollout, rows, config)  # (b, T')
+        values[rows, : part.shape[1]] = part
+    return values
+
+
+def update_policy(model, optimizer, rollout, advantages, config):
+    """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
+    advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
+    metrics = run_log.TokenMetrics()
+    for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        if not advantages[minibatch].any():
+            continue  # no signal, no step: Adam's momentum alone would move the weights
+        num_tokens = rollout.mask[minibatch].sum()
+        right = rollout.mask * rollout.correct[:, None].to(rollout.mask)  # (B, T)  <- advantage
+        num_right = right[minibatch].sum().clamp(min=1)  # none right: nothing to imitate
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
+            logprobs = completion_logprobs(model, rollout, rows, config)  # (b, T')
+            T = logprobs.shape[1]
+            mask = rollout.mask[rows, :T]
+            old = rollout.logprobs[rows, :T]
+            A = advantages[rows, :T]
+            token_loss, stats = policy_loss(logprobs, old, A, mask, config)  # <- KL: dropped
+            weight = config.imitation_coef * right[rows, :T] * num_tokens / num_right
+            token_loss = token_loss - weight * logprobs  # <- advantage: a mean over right tokens
+            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
+            metrics.add(stats, mask, rollout.entropy[rows, :T])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        metrics.grad_norms.append(norm.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return metrics.summary()
+
+
+def update_critic(critic, critic_optimizer, rollout, returns, config):  # <- critic
+    """As many steps of the critic, on the same minibatches: V learns the returns (B, T)."""
+    for minibatch in torch.arange(len(returns)).chunk(config.minibatches):
+        num_tokens = rollout.mask[minibatch].sum()
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
+            values = prefix_values(critic, rollout, rows, config)  # (b, T')
+            T = values.shape[1]
+            errors = value_loss(values, rollout.values[rows, :T], returns[rows, :T], config)
+            mask = rollout.mask[rows, :T]
+            aggregate_loss(errors, mask, len(minibatch), num_tokens, config).backward()
+        torch.nn.utils.clip_grad_norm_(critic.parameters(), config.max_grad_norm)
+        critic_optimizer.step()
+        critic_optimizer.zero_grad()
+
+
+def pretrain_critic(model, tokenizer, critic, critic_optimizer, task, first, config):  # <- critic
+    """Before the policy moves; what it samples counts in the totals of the first rollout."""
+    for number in range(config.pretrain_rollouts):
+        rollout, rewards = sample_batch(model, tokenizer, task, config, -number)
+        rollout.values = over_rollout(prefix_values, critic, rollout, config)
+        _, returns = compute_advantages(rewards, rollout.values, rollout.mask, config)
+        update_critic(critic, critic_optimizer, rollout, returns, config)
+        first.completions_sampled += rollout.completions_sampled
+        first.tokens_sampled += rollout.tokens_sampled
+
+
+# ---- Evaluation, training -----------------------------------------------------------------------
+
+
+def evaluate(model, tokenizer, problems, config):
+    """Rollouts of one completion per problem, from a random stream that training never touches."""
+    one_each = replace(config, group_size=1)
+    generator = common.torch_stream(config.seed, "evaluation")
+    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
+
+
+def train(config):
+    """The whole run: evaluate, then sample, score, update, again and again."""
+    run = run_log.Run(config, __file__)
+    task = CountdownTask(
+        config.operands, config.max_number, config.min_target, config.max_target, config.data
+    )
+    held_out = task.held_out(config.eval_problems)
+    model, tokenizer = run.load(held_out)
+    critic = load_critic(config)  # <- critic
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+    )
+    critic_optimizer = torch.optim.AdamW(  # <- critic
+        critic.parameters(), lr=config.critic_learning_rate, weight_decay=0.0, fused=True
+    )
+    parts = {"optimizer": optimizer, "critic": critic, "critic_optimizer": critic_optimizer}
+    for step in run.steps(model, tokenizer, **parts):  # <- critic
+        if step > 0:
+            rollout, rewards = sample_batch(model, tokenizer, task, config, step)
+            if step == 1:  # <- critic: it comes first
+                pretrain_critic(model, tokenizer, critic, critic_optimizer, task, rollout, config)
+            run.lap("sampling")
+            if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
+                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            rollout.values = over_rollout(prefix_values, critic, rollout, config)  # <- critic
+            advantages, returns = compute_advantages(rewards, rollout.values, rollout.mask, config)
+            update = update_policy(model, optimizer, rollout, advantages, config)
+            update_critic(critic, critic_optimizer, rollout, returns, config)  # <- critic
+            update |= run_log.explained_variance(rollout, rewards, config)  # <- critic
+            run.lap("updating")
+            run.log(step, {**run_log.describe(rollout, rewards, config), **update})
+        if step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0):
+            run.log_evaluation(step, evaluate(model, tokenizer, held_out, config))
+
+
+if __name__ == "__main__":
+    run_log.launch(train, Config, __doc__)
