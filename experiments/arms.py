@@ -74,6 +74,8 @@ AGED = {"steps": 20, "eval_every": 20, "eval_problems": 128, "minibatches": 1}
 AGED |= {"prompts_per_step": 8, "max_new_tokens": 128}
 LAGS = (1, 2, 4, 8)
 RATES = {"low": 5e-4, "mid": 1e-3, "high": 2e-3}
+FORMAT = {"reward_components": ["answer", "format"], "reward_weights": [1.0, 0.1]}
+BEYOND = {**SHORT, **OFTEN, "max_number": 20, "max_target": 99}
 MIXTURE = {**STALE, "kl_coef": 0.0, "model": "experiments/moe_base"}
 TWO = {**BRIEF, "reward_components": ["answer", "brevity"], "reward_weights": [1.0, 1.0]}
 THREE = {
@@ -108,6 +110,13 @@ ARMS = {
     "ppo_lambda_050": Arm("zoo.ppo", {**SHORT, **OFTEN, "gae_lambda": 0.5}),
     "vapo_paper": Arm("zoo.vapo", {**SHORT, "gae_alpha": 0.05}),
     "prime_seen": Arm("zoo.prime", {**SHORT, "score": "seen"}),
+    # Turns: GiGPO; grpo.py's advantage on the same turns; the pitfall; problems beyond the base.
+    "gigpo": Arm("zoo.gigpo", OFTEN),
+    "turns_grpo": Arm("zoo.gigpo", {**SHORT, **OFTEN, "step_coef": 0.0}),
+    "turns_format": Arm("zoo.gigpo", {**SHORT, **OFTEN, **FORMAT}),
+    "turns_format_grpo": Arm("zoo.gigpo", {**SHORT, **OFTEN, **FORMAT, "step_coef": 0.0}),
+    "turns_hard": Arm("zoo.gigpo", BEYOND),
+    "turns_hard_grpo": Arm("zoo.gigpo", {**BEYOND, "step_coef": 0.0}),
     # KL; the default coefficient is "grpo" above, up to the same step.
     "kl_0": Arm("grpo", NO_KL),
     "kl_10x": Arm("grpo", {**SHORT, "kl_coef": 0.4}),
@@ -370,6 +379,21 @@ EXPERIMENTS = {
         "better than a fresh one: part of its process reward repeats the outcome. Fresh, it still "
         "ranks better than chance after 20 steps. Accuracy is within noise either way.",
         ("rloo", "prime", "prime_seen"),
+    ),
+    "turns": Experiment(
+        "zoo: turns",
+        "With the answer paid alone, a turn that starts over is worth more than its state's mean "
+        "and one that gives up less. The turn's advantage knows better than the trajectory's "
+        "whether the numbers that it leaves can hit the target. Accuracy is within noise, also on "
+        "problems that the base rarely solves.",
+        ("gigpo", "turns_grpo", "turns_hard", "turns_hard_grpo"),
+    ),
+    "constant_reward": Experiment(
+        "zoo: turns",
+        "A reward that failures earn too is discounted, largest in the last turn, and blown up by "
+        "the std where all fail: giving up becomes the best turn, and accuracy at step 10 is far "
+        "behind. Without the turn's advantage the same reward does no harm.",
+        ("gigpo", "turns_format", "turns_format_grpo"),
     ),
     "one_std": Experiment(
         "zoo: length + std",

@@ -169,7 +169,7 @@ class Probes:
         """Distinct values, each group's share of the weight, and what a tracker explains."""
         advantages = result[0] if isinstance(result, tuple) else result  # a critic has returns too
         if advantages.shape != rewards.shape[:2]:  # (B, T): one for every token
-            self.found["spread_within"] = spread_within(advantages, rest[-2])
+            self.found["spread_within"] = spread_within(advantages, self.rollout.mask)
         zero = advantages.reshape(rewards.shape[0] * rewards.shape[1], -1).eq(0).all(1)  # (B,)
         self.found["zero_advantages"] = zero.float().mean().item()
         if len(rest) == 2:  # a tracker's expectation (P, G), and the config
