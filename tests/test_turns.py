@@ -277,3 +277,26 @@ def test_without_omega_the_turns_do_not_matter():
     )
     ours = gigpo.compute_advantages(rewards, turns, states, config)
     torch.testing.assert_close(ours, hub.view(-1, 1).expand(8, 6))
+
+
+def test_the_game_of_the_page_trains(llama_folder, tmp_path, monkeypatch):
+    """docs/turns.md's environment as printed: its replies and states, and two steps with it."""
+    page = (common.HERE / "docs/turns.md").read_text(encoding="utf-8")
+    scope = {}
+    exec(re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1], scope)
+    problem = Problem((16, 1), 11)
+    game = scope["Guess"](common.load_model("base_model")[1], [problem], torch.zeros(1, 4).long())
+    for text, answer, left in (
+        ("8=", "more", (9, 16)),
+        ("8=more 12=", "less", (9, 11)),
+        ("8=more 12=less 11=", "yes", (9, 11)),
+        ("8=more 12", "", (9, 16)),
+        ("", "", (1, 16)),
+    ):
+        assert (game.reply(text, problem), game.state(text, problem)) == (answer, left)
+    monkeypatch.setattr(gigpo, "Calculator", scope["Guess"])
+    folder = tmp_path / "run"
+    options = {"steps": 2, "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 24}
+    options |= {"eval_problems": 2, "model": llama_folder, "output_dir": str(folder)}
+    gigpo.train(gigpo.Config(**options, reward_components=["brevity"]))
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3

@@ -20,7 +20,7 @@ from countdown_task import REWARDS, Problem, is_held_out
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
-ZOO += ["ppo", "vapo", "prime"]
+ZOO += ["ppo", "vapo", "prime", "gigpo"]
 
 # ---- SPO's tracker ------------------------------------------------------------------------------
 

@@ -81,20 +81,31 @@ def reply(completion, problem):
     return f"{value} vs {problem.target} " + ("yes" if value == problem.target else "no, ")
 
 
-class Calculator:
-    """The tool for a batch of completions: which tokens are its own, and the state of every turn.
+class Tool:
+    """A tool for a batch of completions: which tokens are its own, and the state of every turn.
 
-    A turn is what the model writes between two replies; its state is what it had to choose from.
+    A turn is what the model writes between two replies; its state is what it had to choose from. A
+    tool of one's own says three things: docs/turns.md has one in 30 lines.
     """
+
+    ends_in = ""  # the last character of a call
+
+    def reply(self, completion, problem):
+        """What the tool writes after a completion; "" if that does not end in a call."""
+        raise NotImplementedError
+
+    def state(self, completion, problem):
+        """What the model has to choose from, as something that can be compared and hashed."""
+        raise NotImplementedError
 
     def __init__(self, tokenizer, problems, ids):
         self.tokenizer = tokenizer
         self.problems = problems  # B
         self.ids = ids  # (B, T) of the completions, filled by the sampler
         self.written = ids.new_full(ids.shape, -1)  # (B, T) ids of the tool's tokens, else -1
-        self.states = [[tuple(sorted(problem.numbers))] for problem in problems]  # B lists
+        self.states = [[self.state("", problem)] for problem in problems]  # B lists, one a turn
         words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        self.calls = {i for i, word in enumerate(words) if "=" in word}  # tokens that can end one
+        self.calls = {i for i, word in enumerate(words) if self.ends_in in word}
 
     def listen(self, rows, t):
         """After token t of `rows`: where a call ends, write the reply into the places behind it."""
@@ -102,15 +113,23 @@ class Calculator:
             if int(self.ids[row, t]) not in self.calls or self.written[row, t] >= 0:
                 continue
             text = self.tokenizer.decode(self.ids[row, : t + 1], skip_special_tokens=True)
-            words = reply(text, self.problems[row])
+            words = self.reply(text, self.problems[row])
             if words:
                 ids = self.tokenizer.encode(words, add_special_tokens=False)
                 room = self.written[row, t + 1 : t + 1 + len(ids)]  # the budget may end in it
                 room.copy_(room.new_tensor(ids[: len(room)]))
-                self.states[row].append(numbers_left(text, self.problems[row]))
+                self.states[row].append(self.state(text, self.problems[row]))
 
     def turns(self):
         """(B, T): the number of the turn that each token belongs to, from 0; the tool's too."""
         tools = self.written >= 0
         starts = tools[:, :-1] & ~tools[:, 1:]  # the model's first token behind the tool's
         return torch.cat([torch.zeros_like(starts[:, :1]), starts], 1).cumsum(1)
+
+
+class Calculator(Tool):
+    """Results and verdicts of a search; the state is the numbers left."""
+
+    ends_in = "="
+    reply = staticmethod(reply)
+    state = staticmethod(numbers_left)

@@ -96,7 +96,7 @@ class Rollout:
     completions_sampled: int  # all that were drawn for this batch
     tokens_sampled: int
     turns: torch.Tensor  # (B, T) the turn of each token; the mask is 0 on the tool's  <- turns
-    states: list[list[tuple[int, ...]]]  # B lists, numbers left at the start of each turn
+    states: list[list]  # B lists, what each turn had to choose from
     ref_logprobs: torch.Tensor | None = None  # (B, T) under the reference model
 
 
