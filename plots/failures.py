@@ -1,4 +1,4 @@
-"""The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
+"""The failure curves, measured: length, entropy, the take-off, old rollouts.
 
 Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
 """
@@ -6,8 +6,8 @@ Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curve
 import numpy as np
 
 from experiments import two_state
-from experiments.arms import LAGS, RATES, ROOM, SCRIPTS
-from experiments.curves import curve, interval, load, mean_over, tokens_at
+from experiments.arms import LAGS, RATES
+from experiments.curves import curve, interval, load, mean_over
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
 LENGTH = {  # arm: label
@@ -169,36 +169,8 @@ def draw_old_rollouts():
     )
 
 
-def draw_ceilings():
-    """Held-out accuracy against tokens, with room to search, on two sets of problems."""
-    figure, grid = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    titles = {"room_": "default problems", "room_hard_": "numbers to 15, targets to 99"}
-    for axes, (condition, title) in zip(grid, titles.items(), strict=True):
-        for index, script in enumerate(SCRIPTS):
-            lines = []
-            for rows in load(condition + script).values():
-                steps, accuracy = curve(rows, "eval_accuracy")
-                tokens = [tokens_at(rows, step) / 1e6 for step in steps]
-                lines.append((tokens, accuracy))
-                axes.plot(tokens, accuracy, color=COLOURS[index], lw=0.6, alpha=0.35)
-            style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
-            axes.plot(*np.mean(lines, 0), label=f"{script}.py", **style)
-        axes.set(title=title, xlabel="million tokens", ylim=(0, 1))
-        axes.set_ylabel("held-out accuracy")
-        legend(axes)
-    arms = [condition + script for condition in titles for script in SCRIPTS]
-    save(
-        figure,
-        "ceilings",
-        f"{seeds_of(*arms)} per script (thin), mean (thick). {ROOM['steps']} steps of 64 "
-        f"completions, budget {ROOM['max_new_tokens']}. "
-        "python -m experiments.run --only ceilings",
-    )
-
-
 def draw():
     draw_failures()
     draw_prediction()
     draw_take_off()
     draw_old_rollouts()
-    draw_ceilings()

@@ -37,7 +37,7 @@ def test_arms_are_possible(name):
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
     assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(("aged_", "room_"))}
+    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith("aged_")}
     assert len(arm.seeds) >= fewer.get(name, 5)
 
 
