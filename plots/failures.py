@@ -158,14 +158,14 @@ def draw_old_rollouts():
     grid[0].set_ylabel("learning rate")
     products.set(title="by the product", xlabel="age x learning rate", xscale="log", ylim=(0, 0.75))
     products.set_ylabel("right in steps 16-20")
-    legend(products)
+    products.legend(frameon=False, fontsize=8, loc="center left")
     figure.colorbar(image, ax=grid[3], label="right in steps 16-20", location="right")
     save(
         figure,
         "old_rollouts",
         f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')}; 128 completions per step, one "
-        "update on each rollout. At age 0 the ratio is 1 and the loss makes no difference: "
-        "grpo.py's runs stand in all four.\npython -m experiments.run --only lag",
+        "update on each rollout. Age 0: grpo.py's runs in all four panels, as ratio and clip make "
+        "no difference at ratio 1.\npython -m experiments.run --only lag",
     )
 
 
