@@ -157,8 +157,9 @@ def draw_old_rollouts():
         axes.set(title=label, xlabel="age of rollouts, steps")
     grid[0].set_ylabel("learning rate")
     products.set(title="by the product", xlabel="age x learning rate", xscale="log", ylim=(0, 0.75))
+    products.set_xlim(2e-5, 0.03)  # room for the legend
     products.set_ylabel("right in steps 16-20")
-    products.legend(frameon=False, fontsize=8, loc="center left")
+    products.legend(frameon=False, fontsize=8, loc="lower left")
     figure.colorbar(image, ax=grid[3], label="right in steps 16-20", location="right")
     save(
         figure,

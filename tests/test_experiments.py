@@ -356,6 +356,14 @@ def test_take_off():
     assert effects.take_off([{"step": 7, "retry": 0.49}]) == 8
 
 
+def test_rank_correlation():
+    """Of ranks, ties at their mean: 1, 2.5, 2.5, 4 against 1, 2, 3, 4 is 4.5 / sqrt(4.5 * 5)."""
+    assert reports.rank_correlation([1, 2, 3], [1, 10, 11]) == pytest.approx(1)
+    assert reports.rank_correlation([1, 2, 3], [9, 3, -4]) == pytest.approx(-1)
+    found = reports.rank_correlation([0, 5, 5, 7], [1, 2, 3, 4])
+    assert found == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
 def test_odds_growth():
     """Odds of 1/20 that double every step: 1/21, 1/11, 1/6, ...; what is above 70 % is left out."""
     odds = [0.05 * 2**n for n in range(6)] + [9.0]
