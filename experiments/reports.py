@@ -76,39 +76,13 @@ def results():
             unit = "" if index in (2, 3) else " %"
             cells.append(f"{values.mean():.1f}{unit} ({low:.1f} to {high:.1f})")
         lines.append(f"| {script}.py | {' | '.join(cells)} |")
-    return "\n".join([*lines, *ceilings(), *old_rollouts(), *votes(), *diagnoses()]) + "\n"
+    return "\n".join([*lines, *old_rollouts(), *votes(), *diagnoses()]) + "\n"
 
 
 def with_interval(values, unit=""):
     """A cell: mean and 95 % interval over seeds."""
     low, high = interval(np.array(values))
     return f"{np.mean(values):.1f}{unit} ({low:.1f} to {high:.1f})"
-
-
-def ceilings():
-    """Lines of results.md: the same fit with room to search, on two sets of problems."""
-    lines = ["", "## Ceiling or speed, with room to search?", ""]
-    before = [pass_at(0, 16)(rows) for rows in load("room_hard_grpo").values()]
-    lines.append(
-        "120 steps of 64 completions with a budget of 768 tokens; three seeds, of which the "
-        "interval is short. Harder: numbers to 15, targets to 99, of which the base solves "
-        f"{np.mean(before):.0%} in 16 tries."
-    )
-    lines += [
-        "",
-        "| problems | script | steps 96-120 | ceiling c | tau, thousand tokens | tokens |",
-    ]
-    lines.append("|---|---|---|---|---|---|")
-    for condition, problems in (("room_", "default"), ("room_hard_", "harder")):
-        for script in SCRIPTS:
-            runs = list(load(condition + script).values())
-            fits = np.array([saturating_fit(rows) for rows in runs])
-            last = [mean_over("eval_accuracy", 96, 120)(rows) * 100 for rows in runs]
-            cells = [problems, f"{script}.py", with_interval(last, " %")]
-            cells += [with_interval(fits[:, 0] * 100, " %"), with_interval(fits[:, 1] / 1e3)]
-            cells.append(with_interval([tokens_at(rows, 120) / 1e3 for rows in runs]))
-            lines.append(f"| {' | '.join(cells)} |")
-    return lines
 
 
 def old_rollouts():

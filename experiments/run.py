@@ -32,7 +32,6 @@ from experiments.probes import Probes, pass_at_k
 
 RUNS = common.HERE / "runs/experiments"
 PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
-PASS_AT_16_BEFORE = ("grpo", "room_hard_grpo")  # and whose first one is
 
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
@@ -84,7 +83,7 @@ def run_one(name, seed):
     module.train(config)
     rows = run_log.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
-    if name in PASS_AT_16_BEFORE:
+    if name == "grpo":
         models[0] = config.model
     for step, path in models.items():
         found = pass_at_k(*common.load_model(path), module, config)

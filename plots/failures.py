@@ -1,4 +1,4 @@
-"""The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
+"""The failure curves, measured: length, entropy, the take-off, old rollouts.
 
 Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
 """
@@ -6,8 +6,8 @@ Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curve
 import numpy as np
 
 from experiments import two_state
-from experiments.arms import LAGS, RATES, ROOM, SCRIPTS
-from experiments.curves import curve, interval, load, mean_over, tokens_at
+from experiments.arms import LAGS, RATES
+from experiments.curves import curve, interval, load, mean_over
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
 LENGTH = {  # arm: label
@@ -157,42 +157,16 @@ def draw_old_rollouts():
         axes.set(title=label, xlabel="age of rollouts, steps")
     grid[0].set_ylabel("learning rate")
     products.set(title="by the product", xlabel="age x learning rate", xscale="log", ylim=(0, 0.75))
+    products.set_xlim(2e-5, 0.03)  # room for the legend
     products.set_ylabel("right in steps 16-20")
-    legend(products)
+    products.legend(frameon=False, fontsize=8, loc="lower left")
     figure.colorbar(image, ax=grid[3], label="right in steps 16-20", location="right")
     save(
         figure,
         "old_rollouts",
         f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')}; 128 completions per step, one "
-        "update on each rollout. At age 0 the ratio is 1 and the loss makes no difference: "
-        "grpo.py's runs stand in all four.\npython -m experiments.run --only lag",
-    )
-
-
-def draw_ceilings():
-    """Held-out accuracy against tokens, with room to search, on two sets of problems."""
-    figure, grid = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    titles = {"room_": "default problems", "room_hard_": "numbers to 15, targets to 99"}
-    for axes, (condition, title) in zip(grid, titles.items(), strict=True):
-        for index, script in enumerate(SCRIPTS):
-            lines = []
-            for rows in load(condition + script).values():
-                steps, accuracy = curve(rows, "eval_accuracy")
-                tokens = [tokens_at(rows, step) / 1e6 for step in steps]
-                lines.append((tokens, accuracy))
-                axes.plot(tokens, accuracy, color=COLOURS[index], lw=0.6, alpha=0.35)
-            style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
-            axes.plot(*np.mean(lines, 0), label=f"{script}.py", **style)
-        axes.set(title=title, xlabel="million tokens", ylim=(0, 1))
-        axes.set_ylabel("held-out accuracy")
-        legend(axes)
-    arms = [condition + script for condition in titles for script in SCRIPTS]
-    save(
-        figure,
-        "ceilings",
-        f"{seeds_of(*arms)} per script (thin), mean (thick). {ROOM['steps']} steps of 64 "
-        f"completions, budget {ROOM['max_new_tokens']}. "
-        "python -m experiments.run --only ceilings",
+        "update on each rollout. Age 0: grpo.py's runs in all four panels, as ratio and clip make "
+        "no difference at ratio 1.\npython -m experiments.run --only lag",
     )
 
 
@@ -201,4 +175,3 @@ def draw():
     draw_prediction()
     draw_take_off()
     draw_old_rollouts()
-    draw_ceilings()
