@@ -1,10 +1,16 @@
 """zoo/gigpo.py and its calculator: who wrote what, what is trained, and what a turn is worth."""
 
+import importlib.util
+import os
 import random
 import re
+import sys
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -300,3 +306,52 @@ def test_the_game_of_the_page_trains(llama_folder, tmp_path, monkeypatch):
     options |= {"eval_problems": 2, "model": llama_folder, "output_dir": str(folder)}
     gigpo.train(gigpo.Config(**options, reward_components=["brevity"]))
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3
+
+
+# ---- The authors' own function ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """gigpo/core_gigpo.py of a clone of verl-agent, which is on no package index."""
+    file = Path(os.environ.get("VERL_AGENT", "verl-agent")) / "gigpo/core_gigpo.py"
+    if not file.is_file():
+        pytest.skip("VERL_AGENT names no clone of github.com/langfengQ/verl-agent")
+    before = sys.modules.get("verl")
+    sys.modules["verl"] = SimpleNamespace(DataProto=object)  # for its type hints
+    try:
+        spec = importlib.util.spec_from_file_location("core_gigpo", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules.pop("verl")
+        if before:
+            sys.modules["verl"] = before
+    return module
+
+
+@pytest.mark.parametrize("omega", [0.0, 0.5, 1.0])
+def test_advantages_are_the_authors(authors, omega):
+    """Twelve random trajectories of two problems; a row of theirs is a turn of ours."""
+    rng = random.Random(0)
+    config = gigpo.Config(group_size=6, step_coef=omega)
+    rewards = torch.tensor([float(rng.random() < 0.4) for _ in range(12)]).view(2, 6, 1)
+    lengths = [rng.randint(1, 5) for _ in range(12)]
+    states = [[(1, 2, 3), *((rng.randint(4, 6),) for _ in range(n - 1))] for n in lengths]
+    turns = torch.tensor([[min(t, n - 1) for t in range(5)] for n in lengths])
+    ours = gigpo.compute_advantages(rewards, turns, states, config)
+
+    places = [(row, turn) for row, n in enumerate(lengths) for turn in range(n)]
+    R = torch.tensor([rewards.flatten()[row] for row, _ in places])
+    later = torch.tensor([lengths[row] - 1 - turn for row, turn in places])
+    problems = np.array([row // 6 for row, _ in places])
+    anchors = np.empty(len(places), dtype=object)
+    anchors[:] = [states[row][turn] for row, turn in places]
+    mask = torch.ones(len(places), 1)
+    theirs = authors.episode_norm_reward(
+        R.view(-1, 1), mask, problems, np.array([row for row, _ in places]), 1e-4, False
+    )
+    groups = authors.build_step_group(anchors, problems)
+    returns = config.gamma**later * R
+    theirs = theirs + omega * authors.step_norm_reward(returns, mask, groups, 1e-4, False)
+    torch.testing.assert_close(torch.stack([ours[row, turn] for row, turn in places]), theirs[:, 0])
