@@ -222,13 +222,14 @@ def transcripts():
         "first_grpo": "Only the first line is paid, under 1/|o| (first_grpo)",
         "first_dr_grpo": "Only the first line is paid, under a constant (first_dr_grpo)",
         "aha_020": "A base that seldom tries again (aha_020)",
+        "gigpo": "With a calculator, which writes what follows each = (gigpo)",
     }
     for arm, title in titles.items():
         samples = [row for row in load(arm).get(1, []) if "completion" in row]
         steps = sorted({row["step"] for row in samples})
         if arm == SCRIPTS[0]:
             show("The base", [row for row in samples if row["step"] == 0][:3])
-        for step in steps if arm == "aha_020" else steps[-1:]:
+        for step in steps if arm in ("aha_020", "gigpo") else steps[-1:]:
             after = [row for row in samples if row["step"] == step][:3]
             show(f"{title}, after {step} steps", after)
     return "\n".join(lines) + "\n"

@@ -1,11 +1,20 @@
-"""What the turns of zoo/gigpo.py are, and what a state is worth: for probes and figures."""
+"""What the turns of zoo/gigpo.py are, and what a state is worth: for probes and figures.
+
+python -m experiments.turns   # seconds; writes experiments/turns.json, one group of the base
+"""
 
 import itertools
+import json
 
 import numpy as np
 
-from countdown_task import OPERATORS
+import common
+import run_log
+from countdown_task import OPERATORS, CountdownTask
+from zoo import gigpo
 from zoo.calculator import combine
+
+RESULT = common.HERE / "experiments/turns.json"
 
 KINDS = ("open", "try", "wait", "give_up", "stop")
 
@@ -93,3 +102,38 @@ def describe(rollout, steps, whole, tokenizer):
         found["value_known_to_turn"] = correlation(S, value)
         found["value_known_to_trajectory"] = correlation(A, value)
     return found
+
+
+def one_group(model, tokenizer, config):
+    """The first held-out problem of which the model solves between a quarter and half of G tries.
+
+    {numbers, target, trajectories: [{right, advantage, turns: [{state, kind, text, S}]}]}
+    """
+    for number, problem in enumerate(CountdownTask().held_out(50)):
+        generator = common.torch_stream("one group", number)
+        rollout = gigpo.sample_groups(model, tokenizer, [problem], config, generator)
+        if 0.25 <= rollout.correct.float().mean() <= 0.5:
+            break
+    rewards = gigpo.compute_rewards(rollout.problems, rollout.completions, config)
+    pooled = rewards.sum(-1)
+    S = gigpo.turn_advantages(pooled, rollout.states, config)
+    whole = (pooled - pooled.mean()) / (pooled.std() + 1e-4)
+    trajectories = []
+    for row in range(config.group_size):
+        kinds = kinds_of(rollout, row, tokenizer)
+        texts = texts_of_turns(rollout, row, tokenizer)
+        turns = [
+            {"state": state, "kind": kind, "text": text.strip(), "S": round(float(S[row, k]), 3)}
+            for k, (state, kind, text) in enumerate(
+                zip(rollout.states[row], kinds, texts, strict=False)
+            )
+        ]
+        right, advantage = bool(rollout.correct[row]), round(float(whole[0, row]), 3)
+        trajectories.append({"right": right, "advantage": advantage, "turns": turns})
+    return {"numbers": problem.numbers, "target": problem.target, "trajectories": trajectories}
+
+
+if __name__ == "__main__":
+    config = gigpo.Config()
+    group = one_group(*common.load_model(config.model), config)
+    run_log.write_text(RESULT, json.dumps(group, indent=1) + "\n")

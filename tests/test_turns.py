@@ -1,6 +1,7 @@
 """zoo/gigpo.py and its calculator: who wrote what, what is trained, and what a turn is worth."""
 
 import importlib.util
+import json
 import os
 import random
 import re
@@ -18,6 +19,7 @@ import common
 import engine
 import grpo
 from countdown_task import Problem
+from experiments import turns
 from zoo import calculator, gigpo
 from zoo.calculator import Calculator, numbers_left, reply
 
@@ -306,6 +308,20 @@ def test_the_game_of_the_page_trains(llama_folder, tmp_path, monkeypatch):
     options |= {"eval_problems": 2, "model": llama_folder, "output_dir": str(folder)}
     gigpo.train(gigpo.Config(**options, reward_components=["brevity"]))
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3
+
+
+def test_the_tree_is_drawn_from_what_its_group_earned():
+    """experiments/turns.json: the advantages are those of the states and rewards it names."""
+    group = json.loads(turns.RESULT.read_text(encoding="utf-8"))
+    trajectories = group["trajectories"]
+    right = [float(trajectory["right"]) for trajectory in trajectories]
+    assert 0.25 <= np.mean(right) <= 0.5
+    states = [[tuple(turn["state"]) for turn in one["turns"]] for one in trajectories]
+    assert all(first == tuple(sorted(group["numbers"])) for first, *_ in states)
+    S = gigpo.turn_advantages(torch.tensor([right]), states, gigpo.Config())
+    for row, one in enumerate(trajectories):
+        drawn = [turn["S"] for turn in one["turns"]]
+        assert drawn == pytest.approx(S[row, : len(drawn)].tolist(), abs=1e-3)
 
 
 # ---- The authors' own function ------------------------------------------------------------------
