@@ -37,6 +37,7 @@ from zoo import ppo
 
 RESULT = common.HERE / "experiments/gradient_noise.json"
 ROLLOUTS = 16
+GROUP = 16  # completions of a problem
 QUARTER = 64  # completions of a gradient
 TRIES = 64  # completions that estimate a problem's success rate
 PRETRAINING = 20  # rollouts that the critic has seen
@@ -45,7 +46,7 @@ STEPS = 20  # of grpo.py, for the second policy
 
 def answers(rollout):
     """The answer reward (P, G)."""
-    return rollout.correct.float().view(-1, 16)
+    return rollout.correct.float().view(-1, GROUP)
 
 
 def baselines(rollout, truth, memory, critic, config):
@@ -151,7 +152,7 @@ def measure(model, tokenizer, config):
 
 
 def main():
-    config = ppo.Config(prompts_per_step=16, group_size=16)
+    config = ppo.Config(prompts_per_step=16, group_size=GROUP)
     folder = common.HERE / "runs/gradient_noise"
     grpo.train(grpo.Config(steps=STEPS, eval_every=0, output_dir=str(folder), overwrite=True))
     report = {}

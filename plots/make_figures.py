@@ -17,7 +17,7 @@ from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
-from plots import failures
+from plots import critics, failures
 from plots.axes import coordinates
 from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
 
@@ -310,12 +310,15 @@ RUNGS = {  # script: V, the baseline that is subtracted from its reward
     "ttrl": "the group's mean, of votes",
     "rloo": "the mean of the others",
     "spo": "a memory of the problem",
+    "ppo": "a critic of the prefix",
+    "vapo": "a critic of the prefix, trained first",
+    "prime": "the mean of the others; rewards per token",
 }
 
 
 def draw_ladder():
     """The ladder of baselines: what V is, and where a script with it ends."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
     for y, (arm, baseline) in enumerate(RUNGS.items()):
         values = [mean_over("eval_accuracy", 30, 30)(rows) for rows in load(arm).values()]
         colour = COLOURS[0] if arm == "grpo" else COLOURS[1]
@@ -330,7 +333,8 @@ def draw_ladder():
     save(
         figure,
         "ladder",
-        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval. {command('ladder')}",
+        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval.\n"
+        + command("ladder", "critic", "process"),
     )
 
 
@@ -515,6 +519,7 @@ def main():
         ("geometric_mean", "product", "memory", "vote"),
     )
     draw_ladder()
+    critics.draw()
     draw_clip_width()
     draw_accuracy()
     draw_symptoms()
