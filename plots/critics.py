@@ -10,32 +10,42 @@ from experiments.gradient_noise import RESULT
 from plots.style import COLOURS, draw_seeds, legend, plt, save, seeds_of
 
 QUARTERS = ("first", "second", "third", "last")
+CRITIC_PANELS = [  # (title, unit, [(arm, metric, label)]), as in plots/make_figures.py
+    (
+        "PPO's critic, along a completion",
+        "share of Var(R) explained",
+        [("ppo", f"explained_q{q + 1}", f"{name} quarter") for q, name in enumerate(QUARTERS)],
+    ),
+    (
+        "what a baseline explains",
+        "share of Var(R) explained",
+        [
+            ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
+            ("spo", "explained_centred", "a memory (spo.py)"),
+            ("ppo", "explained", "a critic (ppo.py)"),
+            ("vapo", "explained", "a critic trained first (vapo.py)"),
+        ],
+    ),
+    (
+        "PRIME's reward model",
+        "AUC: right above wrong",
+        [
+            ("prime", "reward_auc", "before it is shown the outcomes"),
+            ("prime", "reward_auc_seen", "after"),
+        ],
+    ),
+]
 
 
 def draw_critic():
     """Explained variance by quarter and by baseline; what a reward model has been shown."""
-    figure, (quarters, baselines, models) = plt.subplots(
-        1, 3, figsize=(11.5, 3.8), layout="constrained"
-    )
-    for index, name in enumerate(QUARTERS):
-        draw_seeds(quarters, "ppo", f"explained_q{index + 1}", f"{name} quarter", index)
-    quarters.set(title="PPO's critic, along a completion", ylabel="share of Var(R) explained")
-    lines = [
-        ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
-        ("spo", "explained_centred", "a memory (spo.py)"),
-        ("ppo", "explained", "a critic (ppo.py)"),
-        ("vapo", "explained", "a critic trained first (vapo.py)"),
-    ]
-    for index, (arm, metric, label) in enumerate(lines):
-        draw_seeds(baselines, arm, metric, label, index)
-    baselines.set(title="what a baseline explains", ylabel="share of Var(R) explained")
-    draw_seeds(models, "prime", "reward_auc_seen", "shown the outcomes", 1, 20)
-    draw_seeds(models, "prime", "reward_auc", "fresh", 0, 20)
-    models.axhline(0.5, color="#666666", lw=1, ls=":")
-    models.set(title="PRIME's reward model", ylabel="AUC: right above wrong", ylim=(0.4, 1))
-    for axes in (quarters, baselines, models):
-        axes.set(xlabel="step")
+    figure, grid = plt.subplots(1, 3, figsize=(11.5, 3.8), layout="constrained")
+    for axes, (title, unit, lines) in zip(grid, CRITIC_PANELS, strict=True):
+        for index, (arm, metric, label) in enumerate(lines):
+            draw_seeds(axes, arm, metric, label, index)
+        axes.set(title=title, xlabel="step", ylabel=unit)
         legend(axes)
+    grid[2].axhline(0.5, color="#666666", lw=1, ls=":")  # guessing
     save(
         figure,
         "critic",

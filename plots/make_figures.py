@@ -17,7 +17,7 @@ from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
-from plots import failures, turns
+from plots import critics, failures, turns
 from plots.axes import coordinates
 from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
 
@@ -134,6 +134,9 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
         ),
         "reward components pooled, minus the mean of the others, and process rewards to go": (
             "minus the others,\nrewards per token"
+        ),
+        "of the trajectory, minus the group's mean; of the turn, minus the state's mean": (
+            "minus the group's mean,\nplus the turn's"
         ),
     },
     "sampling": {
@@ -310,12 +313,15 @@ RUNGS = {  # script: V, the baseline that is subtracted from its reward
     "ttrl": "the group's mean, of votes",
     "rloo": "the mean of the others",
     "spo": "a memory of the problem",
+    "ppo": "a critic of the prefix",
+    "vapo": "a critic of the prefix, trained first",
+    "prime": "the mean of the others; rewards per token",
 }
 
 
 def draw_ladder():
     """The ladder of baselines: what V is, and where a script with it ends."""
-    figure, axes = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
     for y, (arm, baseline) in enumerate(RUNGS.items()):
         values = [mean_over("eval_accuracy", 30, 30)(rows) for rows in load(arm).values()]
         colour = COLOURS[0] if arm == "grpo" else COLOURS[1]
@@ -330,7 +336,8 @@ def draw_ladder():
     save(
         figure,
         "ladder",
-        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval. {command('ladder')}",
+        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval.\n"
+        + command("ladder", "critic", "process"),
     )
 
 
@@ -494,7 +501,7 @@ def main():
         SCRIPTS, AXIS_TRACKS, "six_axes", "Six axes: GRPO's place on the left, and who leaves it"
     )
     draw_map(
-        ("grpo", *ZOO, *CRITICS),
+        ("grpo", *ZOO, *CRITICS, "gigpo"),
         ZOO_TRACKS,
         "six_axes_zoo",
         "The ladder of baselines on the same axes",
@@ -515,6 +522,7 @@ def main():
         ("geometric_mean", "product", "memory", "vote"),
     )
     draw_ladder()
+    critics.draw()
     draw_clip_width()
     draw_accuracy()
     draw_symptoms()

@@ -25,16 +25,19 @@ import tokenize
 from pathlib import Path
 
 import common
-from experiments.arms import ARMS, SCRIPTS, ZOO
+from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
 from experiments.curves import load
 from plots.axes import AXES, EXTRAS, coordinates, marker, scripts, source_of
+from plots.critics import CRITIC_PANELS
 from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
 from plots.style import draw_against, draw_seeds, legend, plt
+from plots.turns import TURN_PANELS
 
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
-ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO)}  # the run with a script's defaults
+# The run with a script's defaults.
+ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO, *CRITICS, "gigpo")}
 # What the arm is known for.
 PANEL = {
     "gspo": PANELS[0],
@@ -46,6 +49,10 @@ PANEL = {
     "rloo": ZOO_PANELS[2],
     "spo": ZOO_PANELS[4],
     "ttrl": ZOO_PANELS[5],
+    "ppo": CRITIC_PANELS[0],
+    "vapo": CRITIC_PANELS[1],
+    "prime": CRITIC_PANELS[2],
+    "gigpo": TURN_PANELS[0],
 }
 
 

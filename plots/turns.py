@@ -1,4 +1,6 @@
-"""One problem's step groups as a tree: what each turn was worth. For docs/turns.md.
+"""What turns are worth: one problem's step groups as a tree, and over training.
+
+What it means is in docs/turns.md.
 
 Drawn by `python -m plots.make_figures`.
 """
@@ -10,10 +12,47 @@ from statistics import fmean
 from matplotlib.colors import Normalize
 
 from experiments.turns import RESULT
-from plots.style import plt, save
+from plots.style import draw_seeds, legend, plt, save, seeds_of
 
 AT = (0.0, 1.0, 2.1)  # x of all numbers, of the pairs that a call leaves, of what came next
 END = {"give_up": "gave up", "stop": "answered after a hit"}
+
+TURN_PANELS = [  # (title, unit, [(arm, metric, label)]), as in plots/make_figures.py
+    (
+        "what a turn is worth (gigpo.py)",
+        "mean advantage of the turn",
+        [
+            ("gigpo", "turn_S_wait", "starts over"),
+            ("gigpo", "turn_S_try", "tries another operation"),
+            ("gigpo", "turn_S_give_up", "gives up"),
+        ],
+    ),
+    (
+        "who knows a good first step?",
+        "correlation with what it leads to",
+        [
+            ("gigpo", "value_known_to_turn", "advantage of the turn"),
+            ("gigpo", "value_known_to_trajectory", "of the trajectory"),
+        ],
+    ),
+    (
+        "a reward that failures earn too",
+        "held-out accuracy",
+        [
+            ("gigpo", "eval_accuracy", "answer alone (gigpo.py)"),
+            ("turns_format", "eval_accuracy", "with 0.1 for format"),
+            ("turns_format_grpo", "eval_accuracy", "the same, trajectories alone"),
+        ],
+    ),
+    (
+        "harder problems",
+        "held-out accuracy",
+        [
+            ("turns_hard", "eval_accuracy", "turns and trajectories"),
+            ("turns_hard_grpo", "eval_accuracy", "trajectories alone"),
+        ],
+    ),
+]
 
 
 def branches(trajectories, state):
@@ -41,7 +80,7 @@ def openings(trajectories, whole):
     return found
 
 
-def draw():
+def draw_step_groups():
     """All numbers on the left, the pairs that a call left, and what was done with each."""
     group = json.loads(RESULT.read_text(encoding="utf-8"))
     whole = sorted(group["numbers"])
@@ -93,3 +132,27 @@ def draw():
         "is a mean over the turns in brackets. Blue: better than\nthe state's mean; red: worse. "
         "python -m experiments.turns",
     )
+
+
+def draw_measured():
+    """What turns are worth over training, the pitfall, and harder problems."""
+    figure, grid = plt.subplots(2, 2, figsize=(8.5, 6.4), layout="constrained")
+    for axes, (title, unit, lines) in zip(grid.flat, TURN_PANELS, strict=True):
+        for index, (arm, metric, label) in enumerate(lines):
+            draw_seeds(axes, arm, metric, label, index, last_step=20)
+        axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
+        legend(axes)
+    for axes in grid[0]:
+        axes.axhline(0, color="#666666", lw=1, ls=":")
+    arms = [arm for _, _, lines in TURN_PANELS for arm, _, _ in lines]
+    save(
+        figure,
+        "turns",
+        f"{seeds_of(*arms)} per arm (thin), mean (thick); default settings, harder: numbers to 20, "
+        "targets to 99.\npython -m experiments.run --only turns constant_reward",
+    )
+
+
+def draw():
+    draw_step_groups()
+    draw_measured()

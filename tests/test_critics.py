@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ import common
 import engine
 import grpo
 import run_log
+from experiments import gradient_noise
 from zoo import ppo, prime, reinforce_pp, vapo
 
 
@@ -420,3 +422,37 @@ def test_defaults_are_those_of_the_papers_but_where_said():
         assert config.learning_rate == hub.learning_rate
     assert ppo.Config().critic_learning_rate == 10 * hub.learning_rate
     assert prime.Config().reward_learning_rate == 2 * hub.learning_rate
+
+
+def test_noise_over_signal_of_known_gradients():
+    """tr Var / |mean|^2 from products alone; unbiased; the scale does not count."""
+    rng = np.random.default_rng(0)
+    truth = 20 * 0.5**2 / (20 * 0.2**2)  # 20 weights, deviation 0.5, mean 0.2
+    found = []
+    for _ in range(200):
+        vectors = rng.normal(0.2, 0.5, (64, 20))
+        found.append(gradient_noise.with_interval(vectors @ vectors.T, 4))
+        other = gradient_noise.noise_over_signal(49 * vectors @ vectors.T)
+        assert other == pytest.approx(found[-1]["ratio"])
+    assert np.mean([one["ratio"] for one in found]) == pytest.approx(truth, rel=0.05)
+    inside = [low <= truth <= high for low, high in (one["interval"] for one in found)]
+    assert 0.85 < np.mean(inside) <= 1
+
+
+def test_baselines_are_what_their_names_say(monkeypatch):
+    """Two problems, four tries each; V of every rung by hand."""
+    monkeypatch.setattr(ppo, "over_rollout", lambda *_: "the critic's")
+    monkeypatch.setattr(gradient_noise, "GROUP", 4)
+    rollout = SimpleNamespace(correct=torch.tensor([1, 0, 0, 0, 1, 1, 1, 0]))
+    truth, memory = torch.tensor([0.3, 0.7]), torch.tensor([0.2, 0.6])
+    found = gradient_noise.baselines(rollout, truth, memory, None, None)
+    assert found.pop("a critic") == "the critic's"
+    first_and_last = {name: (V[0].item(), V[-1].item()) for name, V in found.items()}
+    assert first_and_last == {
+        "nothing": (0, 0),
+        "the batch's mean": (0.5, 0.5),
+        "the group's mean": (0.25, 0.75),
+        "the mean of the others": (0, 1),
+        "a memory of 8 visits": pytest.approx((0.2, 0.6)),
+        "the true success rate": pytest.approx((0.3, 0.7)),
+    }

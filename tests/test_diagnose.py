@@ -90,6 +90,13 @@ def test_one_completion_per_problem():
     assert shown(rows, "spo") == set()
 
 
+def test_a_reward_model_is_no_component():
+    """prime.py logs how well it ranks: 0.5 that does not rise collides with nothing."""
+    rows = run(reward_auc=[0.5] * STEPS, reward_auc_seen=[0.7] * STEPS)
+    assert shown(rows, "prime") == set()
+    assert diagnose.component_names(rows) == ["reward_answer", "reward_format"]
+
+
 def test_evidence_says_what_the_number_is():
     """ttrl.py's reward is no verdict, and in rloo.py groups of equal rewards train on the KL."""
 

@@ -401,6 +401,7 @@ def test_axes_are_read_from_the_scripts():
         "zoo.ppo": {"length + std", "KL", "advantage", "sampling", "critic"},
         "zoo.vapo": {"clip width", "length + std", "KL", "advantage", "critic"},
         "zoo.prime": {"length + std", "KL", "advantage", "reward"},
+        "zoo.gigpo": {"advantage", "turns"},
     }
     for name, source in sources.items():
         places = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS

@@ -105,8 +105,14 @@ def noisy_ratios(q, script):
     return kl > 1e-3, text
 
 
+def component_names(rows):
+    """The reward components of a run; reward_auc is of prime.py's reward model."""
+    names = {key for row in rows for key in row if key.startswith("reward_")}
+    return sorted(names - {"reward_auc", "reward_auc_seen"})
+
+
 def colliding_components(q, script):
-    names = sorted({key for row in q.rows for key in row if key.startswith("reward_")})
+    names = component_names(q.rows)
     up = [name for name in names if q.gain(name) > 0.05]
     stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
     moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
@@ -174,7 +180,7 @@ SYMPTOMS = {  # symptom: (test, what to move)
     "fork tokens are clipped": (clipped_forks, "clip width: dapo.py's clip-higher, or cispo.py"),
     "groups without signal": (
         no_signal,
-        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py",
+        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
     ),
     "reward rises, accuracy does not": (
         reward_without_accuracy,
@@ -213,9 +219,7 @@ def draw(title, training, evaluations, found, path):
     """One panel for each symptom; those that are shown have an orange title."""
     figure, grid = plt.subplots(3, 3, figsize=(10, 8), layout="constrained")
     for axes, finding in zip(grid.flat, found, strict=True):
-        metrics = PANELS[finding.symptom] or sorted(
-            {key for row in training for key in row if key.startswith("reward_")}
-        )
+        metrics = PANELS[finding.symptom] or component_names(training)
         for index, metric in enumerate(metrics):
             steps, values = curve(training + evaluations, metric)
             axes.plot(steps, values, color=COLOURS[index], ls=STYLES[index], label=metric)
