@@ -21,7 +21,7 @@ from statistics import fmean
 from countdown_task import InputError
 from experiments.curves import curve
 from plots.style import COLOURS, STYLES, legend, plt
-from run_log import read_jsonl
+from run_folder import read_jsonl
 
 VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
 SHORTEST = 8  # training steps; a quarter of fewer is noise
