@@ -11,6 +11,20 @@ import torch
 
 from common import DEVICE
 
+COLUMNS = {  # of the console: metric -> (header, format)
+    "reward": ("reward", "6.3f"),
+    "accuracy": ("right", "5.0%"),
+    "length": ("tokens", "6.1f"),
+    "length_right": ("if right", "8.1f"),
+    "length_wrong": ("if wrong", "8.1f"),
+    "truncated": ("cut", "4.0%"),
+    "entropy": ("entropy", "7.3f"),
+    "clip_low": ("clip-", "6.2%"),
+    "clip_high": ("clip+", "6.2%"),
+    "kl_ref": ("kl ref", "6.4f"),
+    "grad_norm": ("grad", "5.2f"),
+    "seconds": ("sec", "5.1f"),
+}
 FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
 
 

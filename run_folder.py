@@ -50,13 +50,16 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: {reason(error)}") from error
-        with one_line(self.path):
-            try:
-                self.lock.acquire()
-            except filelock.Timeout:
-                raise InputError(
-                    f"{self.path}: another process runs in it; wait, or choose another --output_dir"
-                ) from None
+        try:
+            self.lock.acquire()
+        except filelock.Timeout:
+            raise InputError(
+                f"{self.path}: another process runs in it; wait, or choose another --output_dir"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"{self.path / 'lock'}: {reason(error)}; remove it if no other process runs here"
+            ) from error
         try:
             yield
         finally:
@@ -68,16 +71,19 @@ class RunFolder:
         """Where the run with these settings starts: {step, tokens, logs}, step -1 at the beginning.
 
         InputError if the folder holds what does not fit, must not be lost or is damaged, or if it
-        is another process's. Changes nothing, but for a save that was killed between two renames.
+        is another process's. Changes nothing.
         """
         begun = os.path.exists(self.path / "lock")  # unlike Path's, this one takes any text
         with self.owned() if begun else contextlib.nullcontext():
             return self._inspect(settings, resume, overwrite)
 
     def _inspect(self, settings, resume, overwrite):
-        with one_line(self.path):
+        try:
+            str(self.path).encode()  # torch and safetensors take no other names
             found = [file for file in self.path.glob("*") if file.suffix != ".part"]
-            others = [file for file in found if file.name != "lock"]
+        except (OSError, ValueError) as error:
+            raise InputError(f"--output_dir {self.path}: {reason(error)}") from error
+        others = [file for file in found if file.name != "lock"]
         config = self._read_config()  # None if there is none that can be read
         parts = [os.path.exists(self.path / name) for name in ("lock", *LOGS)]
         is_run = "script" in (config or {}) or all(parts)
@@ -93,10 +99,7 @@ class RunFolder:
             return START
         if not is_run:
             raise InputError(f"--resume: no run in {self.path}; leave it out to start one")
-        with one_line(self.path):
-            if not self.checkpoint.exists() and self.old.exists():
-                os.replace(self.old, self.checkpoint)
-        state = self._read_state() if self.checkpoint.exists() else None
+        state = self._read_state() if self.latest().exists() else None
         if state is None and config is None:
             raise self._damaged(self.path / "config.json", "no JSON, and no checkpoint replaces it")
         saved = state["settings"] if state else config
@@ -108,6 +111,10 @@ class RunFolder:
                 )
         return state or START
 
+    def latest(self):
+        """The checkpoint to go on from; a save that was killed between two renames leaves `old`."""
+        return self.checkpoint if self.checkpoint.exists() else self.old
+
     def _read_config(self):
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
@@ -117,13 +124,14 @@ class RunFolder:
 
     def _read_state(self):
         """What the checkpoint's state.json says; InputError if it or a file it vouches for lies."""
-        file = self.checkpoint / "state.json"
+        latest = self.latest()
+        file = latest / "state.json"
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
             if state.pop("sha256", None) != digest(json.dumps(state).encode()):
                 raise ValueError("its contents have changed")
             for name, expected in state["files"].items():
-                file = self.checkpoint / name
+                file = latest / name
                 with open(file, "rb") as opened:
                     if hashlib.file_digest(opened, "sha256").hexdigest() != expected:
                         raise ValueError("its contents have changed")
@@ -137,10 +145,10 @@ class RunFolder:
 
     def _damaged(self, file, why):
         ways = "--overwrite instead starts again"
-        if self.old.exists():
+        if self.checkpoint.exists() and self.old.exists():
             ways = f"remove {self.checkpoint} to go on from the one before it, or {ways}"
         elif file.name in LOGS:
-            ways += f", --model {self.checkpoint} with a new --output_dir from its weights"
+            ways += f", --model {self.latest()} with a new --output_dir from its weights"
         return InputError(f"--resume: {file} is damaged ({why}); {ways}")
 
     # ---- Writing --------------------------------------------------------------------------------
@@ -197,10 +205,10 @@ class RunFolder:
         except InputError as error:
             shutil.rmtree(new, ignore_errors=True)  # the disk may be full: give the space back
             kept = "; the last checkpoint is kept, add --resume to go on from it"
-            raise InputError(f"{error}{kept if self.checkpoint.exists() else ''}") from error
+            raise InputError(f"{error}{kept if self.latest().exists() else ''}") from error
         with one_line(self.path):
-            shutil.rmtree(self.old, ignore_errors=True)
             if self.checkpoint.exists():
+                shutil.rmtree(self.old, ignore_errors=True)
                 os.replace(self.checkpoint, self.old)
             os.replace(new, self.checkpoint)
             shutil.rmtree(self.old, ignore_errors=True)

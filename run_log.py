@@ -17,8 +17,8 @@ import transformers
 import common
 from common import DEVICE
 from countdown_task import InputError, longest_prompts
+from metrics import COLUMNS, accuracy_text, peak_memory_mb, transcripts
 from metrics import TokenMetrics as TokenMetrics  # the scripts', as describe is
-from metrics import accuracy_text, peak_memory_mb, transcripts
 from metrics import describe as describe
 from run_folder import RunFolder, one_line, read_jsonl
 
@@ -96,6 +96,10 @@ def check_config(config):
                 raise InputError(f"{named}: must divide --{bound} {getattr(config, bound)}")
             if rule == "one_for_each" and len(value) != len(getattr(config, bound)):
                 raise InputError(f"--{field.name}: give one number for each of --{bound}")
+    tokens = config.prompts_per_step * config.group_size * config.max_new_tokens
+    if tokens >= 2**31:
+        names = "--prompts_per_step x --group_size x --max_new_tokens"
+        raise InputError(f"{names}: {tokens} tokens of a rollout are too many")
 
 
 def launch(train, config_class, description):
@@ -132,21 +136,6 @@ def on_signals(handler):
 
 # ---- A run: log, console, checkpoints, Ctrl-C ---------------------------------------------------
 
-COLUMNS = {  # metric -> (header, format)
-    "reward": ("reward", "6.3f"),
-    "accuracy": ("right", "5.0%"),
-    "length": ("tokens", "6.1f"),
-    "length_right": ("if right", "8.1f"),
-    "length_wrong": ("if wrong", "8.1f"),
-    "truncated": ("cut", "4.0%"),
-    "entropy": ("entropy", "7.3f"),
-    "clip_low": ("clip-", "6.2%"),
-    "clip_high": ("clip+", "6.2%"),
-    "kl_ref": ("kl ref", "6.4f"),
-    "grad_norm": ("grad", "5.2f"),
-    "seconds": ("sec", "5.1f"),
-}
-
 
 class Run:
     """One run: its steps, its log and console, its folder (run_folder.py).
@@ -177,7 +166,7 @@ class Run:
 
         The prompts of `problems`, and of --data, and a whole completion must fit its context.
         """
-        name = str(self.folder.checkpoint) if self.done >= 0 else self.config.model
+        name = str(self.folder.latest()) if self.done >= 0 else self.config.model
         model, tokenizer = common.load_model(name)
         one_each = dataclasses.replace(self.config, group_size=1)
         asked = problems + longest_prompts(self.config.data)
@@ -195,7 +184,7 @@ class Run:
             if self.folder.inspect(self.settings, config.resume, config.overwrite) != self.state:
                 raise InputError(f"{self.path}: another process has gone on with it; start again")
             for name, part in parts.items() if self.done >= 0 else ():
-                file = self.folder.checkpoint / f"{name}.pt"
+                file = self.folder.latest() / f"{name}.pt"
                 with one_line(file):
                     part.load_state_dict(torch.load(file, weights_only=True))
             self.folder.begin(self.settings, self.state, config.overwrite)
@@ -287,12 +276,11 @@ class Run:
             self.last_norm = self.last_norm if norm is None else norm
             return
         before = "" if self.last_norm is None else f", {self.last_norm:.2g} a step before"
-        which = f"update {metrics['broken_update']}" if "broken_update" in metrics else "update"
+        which = metrics.get("broken_update", metrics.get("updates"))
         message = (
-            f"step {step}: its {which} broke the model (gradient norm {norm}{before}); the "
-            f"checkpoint of step {self.done} is kept; lower --learning_rate "
-            f"{self.config.learning_rate} or --max_grad_norm {self.config.max_grad_norm} and start "
-            f"again"
+            f"step {step}: update {which} broke the model (gradient norm {norm}{before}); lower "
+            f"--learning_rate {self.config.learning_rate} and start again; the checkpoint of step "
+            f"{self.done} is kept"
         )
         self.folder.append("metrics.jsonl", {"step": step, "stopped": message})
         raise InputError(message)
