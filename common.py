@@ -90,7 +90,7 @@ def encode_prompts(model, tokenizer, problems, config):
 
 
 def prompt_ids(tokenizer, text):
-    """Token ids of one prompt: BOS once, <think> opened once, no EOS."""
+    """Token ids of one prompt: BOS once at most, <think> opened once, no EOS."""
     if tokenizer.chat_template:
         chat = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
@@ -98,6 +98,8 @@ def prompt_ids(tokenizer, text):
         ids = tokenizer.encode(text + opening, add_special_tokens=False)  # the template added them
     else:
         ids = tokenizer.encode(text + "\n<think>")
+    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+        ids = ids[1:]  # from a template that writes it beside one that adds it
     return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
 
 

@@ -236,9 +236,12 @@ def read_jsonl(path):
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            rows.append(dict(json.loads(line)))
-        except (ValueError, TypeError, RecursionError):
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows
 
 

@@ -15,14 +15,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import common
-import countdown_task
 import run_log
 
-countdown_task.BREVITY_CHARS = 9  # completions of six tokens differ in this reward
 OPTIONS = {"prompts_per_step": 2, "group_size": 4, "minibatches": 2, "max_new_tokens": 6}
 OPTIONS |= {"steps": 2, "eval_problems": 2, "eval_every": 1, "checkpoint_every": 1}
 OPTIONS |= {"dtype": "float32", "learning_rate": 1e-3}
-LEARNS = {"reward_components": ["brevity", "format"]}
+LEARNS = {"reward_components": ["brevity", "format"]}  # the model is never right
 OWN = {  # script: options without which it takes long, or does not take ours
     "dapo": LEARNS | {"max_refills": 1, "overlong_cache": 4},
     "zoo.reinforce_pp": LEARNS | {"group_size": 1, "prompts_per_step": 8},
@@ -48,6 +46,10 @@ def make_model(folder):
             initializer_range=0.3,
         )
     )
+    # One token stands for a sentence of the prompt. If it comes often, `brevity` tells completions
+    # of six tokens apart, and every step has something to learn.
+    longest = max(range(len(tokenizer)), key=lambda token: len(tokenizer.decode([token])))
+    model.model.embed_tokens.weight.data[longest] *= 4
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
