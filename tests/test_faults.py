@@ -12,13 +12,15 @@ from collections import Counter
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import common
+import dapo
 import grpo
 import run_folder
 import run_log
 from countdown_task import CountdownTask, InputError
-from tools import faults, micro
+from tools import faults, micro, soak
 
 MICRO = micro.options_of("grpo")
 PROBLEMS = CountdownTask().held_out(2)
@@ -274,6 +276,22 @@ def test_logits_that_are_not_finite_sample_nothing(model, monkeypatch):
         grpo.sample_groups(loaded, tokenizer, PROBLEMS, config, torch.Generator())
 
 
+def test_a_base_that_never_ends_gives_no_signal(model, tmp_path):
+    """Every completion is cut off and equally wrong: dapo.py refills, gives up, updates nothing."""
+    endless = soak.never_ending(model, tmp_path / "endless")
+    options = micro.options_of("dapo", model=endless, output_dir=str(tmp_path / "run"))
+    options |= {"reward_components": ["answer"], "reward_weights": [1.0]}
+    dapo.train(dapo.Config(**options))
+    found = [row for row in rows(tmp_path / "run") if "reward" in row]
+    assert [row["truncated"] for row in found] == [1, 1]
+    assert [row["updates"] for row in found] == [0, 0]
+    before, after = (
+        load_file(path / "model.safetensors")
+        for path in (tmp_path / "endless", tmp_path / "run/checkpoint")
+    )
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
 # ---- Signals, clocks, consoles ------------------------------------------------------------------
 
 
@@ -363,7 +381,7 @@ CARELESS = """
 import json, random, sys, tempfile
 from pathlib import Path
 import run_folder
-from tools import faults, micro
+from tools import faults, micro, soak
 run_folder.write_text = lambda path, text: path.write_text(text)  # neither whole nor read back
 run_folder.RunFolder._read_back = lambda *_: None
 run_folder.RunFolder._read_state = lambda self: json.loads(

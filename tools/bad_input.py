@@ -34,7 +34,7 @@ from plots.axes import scripts
 from tools import micro
 from tools.pages import write_section
 
-WRONG = ["", "x", "1,5", "0x10", "--x", "ä", "\x1b[31m1", "9" * 5000]
+WRONG = ["", "x", "1,5", "0x10", "1 2", "ä", "\x1b[31m1", "9" * 5000]
 NUMBERS = ["-1", "0", "1", "2", "3", "7", "-9223372036854775808", "9223372036854775807"]
 NUMBERS += ["1" + "0" * 400, "1e3", "0.5", "nan", "inf", "-inf", "1e-300", "1e-30", "1e30", "1e300"]
 TEXTS = ["", ".", "/", "/dev/null", "/dev/null/x", "nowhere", "a" * 300, "ä ö", "\x1b[2J", "\udcff"]
