@@ -128,7 +128,10 @@ class RunFolder:
         file = latest / "state.json"
         try:
             state = json.loads(file.read_text(encoding="utf-8"))
-            if state.pop("sha256", None) != digest(json.dumps(state).encode()):
+            seal = state.pop("sha256", None)
+            if seal is None:
+                raise ValueError("it has no digest: is it an older version's?")
+            if seal != digest(json.dumps(state).encode()):
                 raise ValueError("its contents have changed")
             for name, expected in state["files"].items():
                 file = latest / name

@@ -212,6 +212,14 @@ def test_the_checkpoint_before_a_damaged_one(model, finished, tmp_path):
     assert not (folder / "checkpoint.old").exists()
 
 
+def test_a_checkpoint_without_digests(model, finished, tmp_path):
+    """Those of earlier versions have none."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "checkpoint/state.json").write_text('{"step": 2, "tokens": 96}')
+    line = refused(model, folder, resume=True)
+    assert "state.json" in line and "older version" in line and "--overwrite" in line
+
+
 def test_a_damaged_config_is_replaced_by_the_checkpoint_s(model, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "config.json").write_text('{"script": ')

@@ -21,10 +21,10 @@ OPTIONS = {"prompts_per_step": 2, "group_size": 4, "minibatches": 2, "max_new_to
 OPTIONS |= {"steps": 2, "eval_problems": 2, "eval_every": 1, "checkpoint_every": 1}
 OPTIONS |= {"dtype": "float32", "learning_rate": 1e-3}
 LEARNS = {"reward_components": ["brevity", "format"]}  # the model is never right
-OWN = {  # script: options without which it takes long, or does not take ours
-    "dapo": LEARNS | {"max_refills": 1, "overlong_cache": 4},
-    "zoo.reinforce_pp": LEARNS | {"group_size": 1, "prompts_per_step": 8},
-    "zoo.spo": {"group_size": 1, "pool_size": 4, "offline_completions": 2},
+OWN = {  # script: what would take long otherwise, or have no effect
+    "dapo": {"max_refills": 1, "overlong_cache": 4},
+    "zoo.reinforce_pp": {"group_size": 1, "prompts_per_step": 8},
+    "zoo.spo": {"pool_size": 4, "offline_completions": 2},
 }
 
 
@@ -56,10 +56,18 @@ def make_model(folder):
 
 
 def options_of(script, **changes):
-    """The options of a micro run of a script, by name: those that its Config has."""
-    known = {field.name for field in dataclasses.fields(importlib.import_module(script).Config)}
-    options = OPTIONS | OWN.get(script, LEARNS) | changes
-    return {name: value for name, value in options.items() if name in known}
+    """The options of a micro run of a script, by name: those that its Config has and allows."""
+    fields = {
+        field.name: field for field in dataclasses.fields(importlib.import_module(script).Config)
+    }
+    usual = OPTIONS | LEARNS
+    for name, field in fields.items():
+        allowed = field.metadata["bounds"].get("choices")
+        values = usual[name] if isinstance(usual.get(name), list) else [usual.get(name)]
+        if allowed is not None and not set(values) <= set(allowed):
+            usual.pop(name, None)
+    options = usual | OWN.get(script, {}) | changes
+    return {name: value for name, value in options.items() if name in fields}
 
 
 def words_of(options):
