@@ -24,6 +24,9 @@ from experiments import reports
 from plots import side_by_side
 from tools import diagnose, micro, play
 
+# The same examples every time, and no folder of found ones.
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+settings.load_profile("repeatable")
 PROBLEMS = CountdownTask().held_out(4)
 ESCAPES = "\x1b[2J\x1b]0;owned\x07<script>alert(1)</script>\r\u202e\x9b31m"
 
@@ -125,7 +128,7 @@ def test_weights_that_are_missing_or_not_finite(folder):
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(name=st.sampled_from(FILES), place=st.floats(0, 1), junk=st.binary(max_size=40))
 def test_a_broken_model_folder_loads_or_is_refused(model, tmp_path_factory, name, place, junk):
     folder = shutil.copytree(model, tmp_path_factory.mktemp("broken") / "model")
@@ -243,7 +246,7 @@ JSON = st.recursive(
 ROW = JSON | st.fixed_dictionaries({"numbers": JSON, "target": JSON})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(rows=st.lists(ROW, max_size=3), junk=st.binary(max_size=5))
 def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk):
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
@@ -367,7 +370,7 @@ def test_diagnose_shows_names_as_text(tmp_path, monkeypatch):
     assert r"\x1b[2J" in text and "panels: " in text
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(changes=st.dictionaries(st.sampled_from([*log_rows(1)[0], "kl_old", "reward_x"]), JSON))
 def test_diagnose_reads_any_log_or_refuses(tmp_path_factory, changes):
     with pytest.MonkeyPatch.context() as patch:
