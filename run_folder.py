@@ -100,8 +100,9 @@ class RunFolder:
         if not is_run:
             raise InputError(f"--resume: no run in {self.path}; leave it out to start one")
         state = self._read_state() if self.latest().exists() else None
-        if state is None and config is None:
-            raise self._damaged(self.path / "config.json", "no JSON, and no checkpoint replaces it")
+        file = self.path / "config.json"
+        if config is None and (state is None or file.is_dir()):
+            raise self._damaged(file, "it is no JSON file")
         saved = state["settings"] if state else config
         for key in settings.keys() - {"steps", "output_dir"}:
             if saved.get(key) != settings[key]:

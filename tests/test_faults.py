@@ -230,6 +230,10 @@ def test_a_damaged_config_is_replaced_by_the_checkpoint_s(model, finished, tmp_p
     shutil.rmtree(folder / "checkpoint")
     (folder / "config.json").unlink()
     assert "config.json" in refused(model, folder, resume=True)
+    (folder / "config.json").mkdir()
+    before = contents(folder)
+    assert "config.json is damaged" in refused(model, folder, resume=True)
+    assert contents(folder) == before
     train(model, folder, overwrite=True)
     assert rows(folder) == rows(finished)
 

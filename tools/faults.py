@@ -2,6 +2,7 @@
 
     python -m tools.faults --short   # two of every kind on two scripts, half a minute
     python -m tools.faults           # some thousand, half an hour; writes docs/faults.md
+    python -m tools.faults --only "two starters"   # one kind again, and its row of the page
 
 Every fault hits a run of its own, of two steps of a microscopic model (tools/micro.py), and counts
 as one of three: after it, or after --resume, the run ended as an undisturbed one, row by row and
@@ -36,7 +37,7 @@ import run_folder
 from plots.axes import scripts
 from tools import micro
 from tools.injection import ACTIONS, Watch
-from tools.pages import write_section
+from tools.pages import read_section, write_section
 
 # ---- Runs to be disturbed -----------------------------------------------------------------------
 
@@ -110,6 +111,7 @@ class World:
         return [tuple(json.loads(line)) for line in listing.read_text().splitlines()]
 
 
+PAGE, TOTAL = common.HERE / "docs/faults.md", "**all**"
 SAME, REFUSED, OTHER = "as undisturbed", "refused in one line", "anything else"
 
 
@@ -286,56 +288,64 @@ def faults_of(world, rng):
         yield Fault("two starters", f"{world.script}, {first}, {second}, {delay:.2f} s", inject)
 
 
-def chosen(worlds, short, rng):
+def chosen(worlds, short, only, rng):
     """At most 250 of a kind on grpo.py, at any point, and three on each other script."""
     for world in worlds:
         of_kind = {}
         for fault in faults_of(world, rng):
-            of_kind.setdefault(fault.kind, []).append(fault)
+            if only in (None, fault.kind):
+                of_kind.setdefault(fault.kind, []).append(fault)
         for faults in of_kind.values():
             most = 2 if short else 250 if world.script == "grpo" else 3
             yield from rng.sample(faults, min(most, len(faults)))
 
 
-def table(counts):
+def table(rows):
+    """Lines of {kind: [how many as undisturbed, refused, anything else]}."""
     lines = ["| fault | injected | as undisturbed | refused in one line | anything else |"]
     lines += ["|---|---|---|---|---|"]
-    kinds = list(dict.fromkeys(kind for kind, _ in counts))
-    for kind in kinds:
-        found = [counts[kind, verdict] for verdict in (SAME, REFUSED, OTHER)]
-        lines.append(f"| {kind} | {sum(found)} | {' | '.join(map(str, found))} |")
-    found = [sum(counts[kind, verdict] for kind in kinds) for verdict in (SAME, REFUSED, OTHER)]
-    return [*lines, f"| **all** | {sum(found)} | {' | '.join(map(str, found))} |"]
+    totals = [sum(column) for column in zip(*rows.values(), strict=True)]
+    for kind, counts in [*rows.items(), (TOTAL, totals)]:
+        lines.append(f"| {kind} | {sum(counts)} | {' | '.join(map(str, counts))} |")
+    return lines
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="a few of every kind, of two scripts")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn at random")
+    parser.add_argument("--short", action="store_true", help="two of every kind, of two scripts")
+    parser.add_argument("--only", metavar="KIND", help="one row of the table again")
     args = parser.parse_args()
+    if args.short and args.only:
+        parser.error("--only: not together with --short")
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    rng, started = random.Random(args.seed), time.perf_counter()
+    rng, started = random.Random(0), time.perf_counter()
     memory = Path("/dev/shm")  # thousands of small files: not on a disk, where there is a choice
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         model = micro.make_model(Path(folder) / "model")
         names = ["grpo", "zoo.spo"] if args.short else scripts()
         worlds = [World(name, Path(folder), model) for name in names]
         counts = Counter()
-        for fault in chosen(worlds, args.short, rng):
+        for fault in chosen(worlds, args.short, args.only, rng):
             verdict, why = fault.inject()
             counts[fault.kind, verdict] += 1
             if verdict == OTHER:
                 print(f"ANYTHING ELSE: {fault.kind}: {fault.where}\n    {why}", flush=True)
-    lines = table(counts)
-    print("\n".join(lines))
+    if not counts:
+        parser.error(f"--only {args.only}: no such fault")
+    kinds = dict.fromkeys(kind for kind, _ in counts)
+    rows = {kind: [counts[kind, verdict] for verdict in (SAME, REFUSED, OTHER)] for kind in kinds}
+    print("\n".join(table(rows)))
     minutes = (time.perf_counter() - started) / 60
     print(f"{sum(counts.values())} faults, {minutes:.1f} minutes")
+    if args.only:
+        earlier = read_section(PAGE, "Faults")
+        rows = {kind: list(map(int, cells[1:])) for kind, *cells in earlier if kind != TOTAL} | rows
     if not args.short:
-        write_section(common.HERE / "docs/faults.md", "Faults", lines)
-    return sum(n for (_, verdict), n in counts.items() if verdict == OTHER) and 1
+        write_section(PAGE, "Faults", table(rows))
+    return any(rows[kind][-1] for kind in kinds)
 
 
 if __name__ == "__main__":
