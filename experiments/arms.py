@@ -181,14 +181,6 @@ for loss, arm in AGED_SCRIPTS.items():  # at no lag the ratio is 1, and the loss
         if lag or loss == "grpo":
             flags = {**arm.flags, "learning_rate": rate}
             ARMS[f"aged_{loss}_{lag}_{name}"] = replace(arm, flags=flags, lag=lag, seeds=(1, 2, 3))
-# Ceilings: long runs with room to search, small batches; numbers to 15 and targets to 99 are
-# problems of which the base solves 48 % in 16 tries.
-ROOM = {"steps": 120, "eval_every": 12, "eval_problems": 128, "max_new_tokens": 768}
-ROOM |= {"prompts_per_step": 8, "group_size": 8}
-for script in ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"):
-    ARMS[f"room_{script}"] = Arm(script, ROOM, seeds=(1, 2, 3))
-    harder = {**ROOM, "max_number": 15, "max_target": 99}
-    ARMS[f"room_hard_{script}"] = Arm(script, harder, seeds=(1, 2, 3))
 EXPERIMENTS = {
     "length": Experiment(
         "length + std",
@@ -320,13 +312,6 @@ EXPERIMENTS = {
         "clip, and CISPO, which caps the weight but keeps every gradient, break first; GRPO and "
         "GSPO, whose clips drop tokens, hold. What counts is lag times learning rate.",
         tuple(name for name in ARMS if name.startswith("aged_")),
-    ),
-    "ceilings": Experiment(
-        "all six",
-        "With room to search and four times the steps no axis moves the ceiling of a saturating "
-        "fit, neither on the default problems nor on those that the base does not cover; axes "
-        "move how many tokens it takes to get there.",
-        tuple(name for name in ARMS if name.startswith("room_")),
     ),
     "ladder": Experiment(
         "zoo: the baseline V",

@@ -65,6 +65,13 @@ def take_off(rows):
     return float(min(steps, default=max(row["step"] for row in rows) + 1))
 
 
+def odds_growth(rows):
+    """Factor per step by which the odds of trying again grow on their way from 3 to 70 %."""
+    points = [(row["step"], row["retry"]) for row in rows if 0.03 <= row.get("retry", 0) <= 0.7]
+    steps, share = np.array(points).T
+    return float(np.exp(np.polyfit(steps, np.log(share / (1 - share)), 1)[0]))
+
+
 def wrong_length_at_equal_accuracy(rows):
     steps = [row for row in rows if 0.66 <= row.get("accuracy", 0) <= 0.78]
     return float(np.mean([row["length_wrong"] for row in steps]))
@@ -100,6 +107,7 @@ DERIVED = {  # a number of one step
 OF_A_RUN = {  # a number of all rows of a run
     "lopsided_weight": lopsided_weight,
     "take_off": take_off,
+    "odds_growth": odds_growth,
     "wrong_length_at_equal_accuracy": wrong_length_at_equal_accuracy,
     "accuracy_at_350k_tokens": accuracy_at_tokens(350e3),
     "peak_memory": peak_memory,

@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 
 import common
-from experiments.arms import ARMS, EXPERIMENTS, LOGS, SCRIPTS
+from experiments.arms import AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import all_measured, number, pass_at, saturating_fit
 from tools import diagnose
@@ -26,9 +26,9 @@ def results():
         "number of seeds that agree in sign. Each hypothesis was written before its runs, but "
         "for two that were stated anew when their first form showed nothing (reward, planted); "
         "rows on equal accuracy, on CISPO's accuracy, on SPO's tracker with the batch's mean, on "
-        "GMPO's spread and on agreement with a vote were added after the runs, and the windows of "
-        "steps were chosen on seed 1. A verdict is "
-        "*seen* if the interval excludes 0 "
+        "GMPO's spread, on agreement with a vote and on the growth of odds were added after the "
+        "runs, and the windows of steps were chosen on seed 1 or, for the failure curves, 11. A "
+        "verdict is *seen* if the interval excludes 0 "
         "on the side that the hypothesis names. Any run again: "
         "`python -m experiments.run --one ARM --seed SEED`.",
     ]
@@ -76,7 +76,55 @@ def results():
             unit = "" if index in (2, 3) else " %"
             cells.append(f"{values.mean():.1f}{unit} ({low:.1f} to {high:.1f})")
         lines.append(f"| {script}.py | {' | '.join(cells)} |")
-    return "\n".join([*lines, *votes(), *diagnoses()]) + "\n"
+    return "\n".join([*lines, *old_rollouts(), *votes(), *diagnoses()]) + "\n"
+
+
+def with_interval(values, unit=""):
+    """A cell: mean and 95 % interval over seeds."""
+    low, high = interval(np.array(values))
+    return f"{np.mean(values):.1f}{unit} ({low:.1f} to {high:.1f})"
+
+
+def old_rollouts():
+    """Lines of results.md: accuracy by age and rate, and where the products are equal."""
+    lines = ["", "## Old rollouts: is it age times learning rate?", ""]
+    lines.append(
+        "Right completions in steps 16-20, mean and 95 % interval over three seeds. Cells with "
+        "the same product stand in one row: if the product alone counts, a row is constant."
+    )
+    ages = "age 1, 2e-3 | age 2, 1e-3 | age 4, 5e-4", "age 2, 2e-3 | age 4, 1e-3 | age 8, 5e-4"
+    triples = [[(1, "high"), (2, "mid"), (4, "low")], [(2, "high"), (4, "mid"), (8, "low")]]
+    final = mean_over("accuracy", 16, 20)
+    for product, header, cells in zip(("2e-3", "4e-3"), ages, triples, strict=True):
+        lines += ["", f"| product {product} | {header} |", "|---|---|---|---|"]
+        for loss in AGED_SCRIPTS:
+            runs = [load(f"aged_{loss}_{lag}_{rate}").values() for lag, rate in cells]
+            texts = [with_interval([final(rows) * 100 for rows in cell], " %") for cell in runs]
+            lines.append(f"| {loss} | {' | '.join(texts)} |")
+    lines += ["", "Rank correlation, over the 12 cells of a loss, of accuracy with", ""]
+    lines += ["| | age | learning rate | age x learning rate |", "|---|---|---|---|"]
+    keys = [(lag, name) for lag in LAGS for name in RATES]
+    columns = [
+        [lag for lag, _ in keys],
+        [RATES[name] for _, name in keys],
+        [lag * RATES[name] for lag, name in keys],
+    ]
+    for loss in AGED_SCRIPTS:
+        cells = [load(f"aged_{loss}_{lag}_{name}").values() for lag, name in keys]
+        values = [np.mean([final(rows) for rows in cell]) for cell in cells]
+        found = [f"{rank_correlation(column, values):.2f}" for column in columns]
+        lines.append(f"| {loss} | {' | '.join(found)} |")
+    return lines
+
+
+def rank_correlation(a, b):
+    """Spearman's, ties at their mean rank."""
+
+    def ranks(values):
+        values = np.array(values, float)
+        return [((values < x).sum() + (values <= x).sum() - 1) / 2 for x in values]
+
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def votes():
@@ -171,17 +219,21 @@ def transcripts():
             lines.extend(["", f"{numbers} -> {sample['target']}, {verdict}:", ""])
             lines.extend([fence, shown, fence])
 
-    for arm in (*SCRIPTS, "hot_token", "seam"):
+    titles = {arm: f"{arm}.py" for arm in SCRIPTS} | {
+        "hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)",
+        "seam": "A reward that believes the claim (seam)",
+        "first_grpo": "Only the first line is paid, under 1/|o| (first_grpo)",
+        "first_dr_grpo": "Only the first line is paid, under a constant (first_dr_grpo)",
+        "aha_020": "A base that seldom tries again (aha_020)",
+    }
+    for arm, title in titles.items():
         samples = [row for row in load(arm).get(1, []) if "completion" in row]
-        if not samples:
-            continue
+        steps = sorted({row["step"] for row in samples})
         if arm == SCRIPTS[0]:
             show("The base", [row for row in samples if row["step"] == 0][:3])
-        last = samples[-1]["step"]
-        title = {"hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)"}
-        title["seam"] = "A reward that believes the claim (seam)"
-        after = [row for row in samples if row["step"] == last][:3]
-        show(f"{title.get(arm, f'{arm}.py')}, after {last} steps", after)
+        for step in steps if arm == "aha_020" else steps[-1:]:
+            after = [row for row in samples if row["step"] == step][:3]
+            show(f"{title}, after {step} steps", after)
     return "\n".join(lines) + "\n"
 
 

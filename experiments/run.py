@@ -33,7 +33,8 @@ from experiments.probes import Probes, pass_at_k
 
 RUNS = common.HERE / "runs/experiments"
 PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
-PASS_AT_16_BEFORE = ("grpo", "room_hard_grpo")  # and whose first one is
+
+TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
 
 def prepare(arm):
@@ -83,14 +84,15 @@ def run_one(name, seed):
     module.train(config)
     rows = run_folder.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
-    if name in PASS_AT_16_BEFORE:
+    if name == "grpo":
         models[0] = config.model
     for step, path in models.items():
         found = pass_at_k(*common.load_model(path), module, config)
         rows.append({"step": step, "pass_at": found})
     if seed == SEEDS[0]:  # transcripts of the first and the last evaluation
         samples = run_folder.read_jsonl(folder / "samples.jsonl")
-        rows += [sample for sample in samples if sample["step"] in (0, config.steps)]
+        shown = (0, TAKE_OFF, config.steps) if name == "aha_020" else (0, config.steps)
+        rows += [sample for sample in samples if sample["step"] in shown]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]

@@ -1,4 +1,4 @@
-"""The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
+"""The failure curves, measured: length, entropy, the take-off, old rollouts.
 
 Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
 """
@@ -6,8 +6,8 @@ Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curve
 import numpy as np
 
 from experiments import two_state
-from experiments.arms import LAGS, RATES, ROOM, SCRIPTS
-from experiments.curves import curve, interval, load, mean_over, tokens_at
+from experiments.arms import LAGS, RATES
+from experiments.curves import curve, interval, load, mean_over
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
 LENGTH = {  # arm: label
@@ -47,8 +47,8 @@ def draw_failures():
     for index, (arm, label) in enumerate(COIN.items()):
         draw_band(entropy, arm, "entropy_fork", label, index)
     entropy.set(title="entropy at forks, paid by a coin", xlabel="step", ylabel="nats per token")
-    for axes in (length, entropy):
-        legend(axes)
+    legend(length)
+    entropy.legend(title="clipped below / above 1", frameon=False, fontsize=8)
     save(
         figure,
         "failures",
@@ -112,14 +112,15 @@ def draw_take_off():
     for index, (arm, label) in enumerate(arms.items()):
         draw_seeds(bound, arm, "retry", f"clipped above 1 + {label}", index)
         draw_seeds(held_out, arm, "eval_accuracy", f"clipped above 1 + {label}", index)
-    speeds = {"aha_020": "16 updates", "aha_8_updates": "8", "aha_4_updates": "4"}
+    speeds = {"aha_020": "16", "aha_8_updates": "8", "aha_4_updates": "4"}
     for index, (arm, label) in enumerate(speeds.items()):
-        draw_seeds(updates, arm, "retry", f"{label} per rollout", index)
+        draw_seeds(updates, arm, "retry", label, index)
     bound.set(title="by the upper bound", ylabel="share of failed lines tried again")
     updates.set(title="by updates per rollout", ylabel="share of failed lines tried again")
     held_out.set(title="held-out accuracy", ylabel="share of 384 problems")
     for axes in (bound, updates, held_out):
         axes.set(xlabel="step", ylim=(0, 1.02))
+        axes.set_xticks(range(0, 25 if axes is updates else 17, 4))
         legend(axes)
     save(
         figure,
@@ -156,42 +157,16 @@ def draw_old_rollouts():
         axes.set(title=label, xlabel="age of rollouts, steps")
     grid[0].set_ylabel("learning rate")
     products.set(title="by the product", xlabel="age x learning rate", xscale="log", ylim=(0, 0.75))
+    products.set_xlim(2e-5, 0.03)  # room for the legend
     products.set_ylabel("right in steps 16-20")
-    legend(products)
+    products.legend(frameon=False, fontsize=8, loc="lower left")
     figure.colorbar(image, ax=grid[3], label="right in steps 16-20", location="right")
     save(
         figure,
         "old_rollouts",
         f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')}; 128 completions per step, one "
-        "update on each rollout. At age 0 the ratio is 1 and the loss makes no difference: "
-        "grpo.py's runs stand in all four.\npython -m experiments.run --only lag",
-    )
-
-
-def draw_ceilings():
-    """Held-out accuracy against tokens, with room to search, on two sets of problems."""
-    figure, grid = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    titles = {"room_": "default problems", "room_hard_": "numbers to 15, targets to 99"}
-    for axes, (condition, title) in zip(grid, titles.items(), strict=True):
-        for index, script in enumerate(SCRIPTS):
-            lines = []
-            for rows in load(condition + script).values():
-                steps, accuracy = curve(rows, "eval_accuracy")
-                tokens = [tokens_at(rows, step) / 1e6 for step in steps]
-                lines.append((tokens, accuracy))
-                axes.plot(tokens, accuracy, color=COLOURS[index], lw=0.6, alpha=0.35)
-            style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2}
-            axes.plot(*np.mean(lines, 0), label=f"{script}.py", **style)
-        axes.set(title=title, xlabel="million tokens", ylim=(0, 1))
-        axes.set_ylabel("held-out accuracy")
-        legend(axes)
-    arms = [condition + script for condition in titles for script in SCRIPTS]
-    save(
-        figure,
-        "ceilings",
-        f"{seeds_of(*arms)} per script (thin), mean (thick). {ROOM['steps']} steps of 64 "
-        f"completions, budget {ROOM['max_new_tokens']}. "
-        "python -m experiments.run --only ceilings",
+        "update on each rollout. Age 0: grpo.py's runs in all four panels, as ratio and clip make "
+        "no difference at ratio 1.\npython -m experiments.run --only lag",
     )
 
 
@@ -200,4 +175,3 @@ def draw():
     draw_prediction()
     draw_take_off()
     draw_old_rollouts()
-    draw_ceilings()

@@ -37,7 +37,7 @@ def test_arms_are_possible(name):
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
     assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(("aged_", "room_"))}
+    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith("aged_")}
     assert len(arm.seeds) >= fewer.get(name, 5)
 
 
@@ -354,6 +354,21 @@ def test_take_off():
     rows = [{"step": 0}, *({"step": n, "retry": r} for n, r in ((1, 0.02), (2, 0.5), (3, 0.4)))]
     assert effects.take_off(rows) == 2 and effects.take_off(rows[:2]) == 2
     assert effects.take_off([{"step": 7, "retry": 0.49}]) == 8
+
+
+def test_rank_correlation():
+    """Of ranks, ties at their mean: 1, 2.5, 2.5, 4 against 1, 2, 3, 4 is 4.5 / sqrt(4.5 * 5)."""
+    assert reports.rank_correlation([1, 2, 3], [1, 10, 11]) == pytest.approx(1)
+    assert reports.rank_correlation([1, 2, 3], [9, 3, -4]) == pytest.approx(-1)
+    found = reports.rank_correlation([0, 5, 5, 7], [1, 2, 3, 4])
+    assert found == pytest.approx(4.5 / math.sqrt(4.5 * 5))
+
+
+def test_odds_growth():
+    """Odds of 1/20 that double every step: 1/21, 1/11, 1/6, ...; what is above 70 % is left out."""
+    odds = [0.05 * 2**n for n in range(6)] + [9.0]
+    rows = [{"step": n, "retry": o / (1 + o)} for n, o in enumerate(odds)]
+    assert effects.odds_growth([{"step": 9, "eval_accuracy": 1.0}, *rows]) == pytest.approx(2)
 
 
 def test_saturating_fit_finds_the_curve():
