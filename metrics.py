@@ -3,6 +3,7 @@
 docs/metrics.md says what each number means. run_log.py writes them.
 """
 
+import itertools
 import math
 import statistics
 import sys
@@ -60,17 +61,18 @@ class TokenMetrics:
     def summary(self):
         """{metric: value}; None for what was not measured, because no group had signal."""
         names = ("ratio", "clip_low", "clip_high", "kl_ref", "kl_old")
-        norms = enumerate(self.grad_norms, 1)
-        broken = [update for update, norm in norms if not math.isfinite(norm)]
+        norms = self.grad_norms
+        good = list(itertools.takewhile(math.isfinite, norms))  # of the updates before a broken one
+        broken = {"broken_update": len(good) + 1, "last_good_norm": good[-1] if good else None}
         means = {name: total / self.count for name, total in self.sums.items()}
         return {
             **(means or dict.fromkeys(names)),
             "ratio_min": self.lowest_ratio if means else None,
             "ratio_max": self.highest_ratio if means else None,
             "clip_forks": self.forks_clipped / self.forks if self.forks else None,
-            "grad_norm": statistics.fmean(self.grad_norms) if self.grad_norms else None,
-            "updates": len(self.grad_norms),
-            **({"broken_update": broken[0]} if broken else {}),
+            "grad_norm": statistics.fmean(norms) if norms else None,
+            "updates": len(norms),
+            **(broken if len(good) < len(norms) else {}),
         }
 
 

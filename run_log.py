@@ -275,7 +275,8 @@ class Run:
         if weights.isfinite() and math.isfinite(norm or 0.0):
             self.last_norm = self.last_norm if norm is None else norm
             return
-        before = "" if self.last_norm is None else f", {self.last_norm:.2g} a step before"
+        good = metrics.get("last_good_norm") or self.last_norm
+        before = "" if good is None else f", before it {good:.2g}"
         which = metrics.get("broken_update", metrics.get("updates"))
         message = (
             f"step {step}: update {which} broke the model (gradient norm {norm}{before}); lower "
