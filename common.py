@@ -43,7 +43,8 @@ def load_model(name):
             f"--model {name}: neither a model folder nor a hub id that loads ({reason})"
         ) from error
     vocabulary = model.get_input_embeddings().num_embeddings
-    if not 0 <= (-1 if tokenizer.eos_token_id is None else tokenizer.eos_token_id) < vocabulary:
+    eos = tokenizer.eos_token_id
+    if eos is None or not 0 <= eos < vocabulary:
         raise InputError(f"--model {name}: it has no end-of-sequence token among its {vocabulary}")
     if loading["missing_keys"]:
         raise InputError(f"--model {name}: its files lack {min(loading['missing_keys'])}")
@@ -78,7 +79,7 @@ def encode_prompts(model, tokenizer, problems, config):
     except Exception as error:  # a chat template is a stranger's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
     if max(map(max, encoded)) >= model.get_input_embeddings().num_embeddings:
-        raise InputError(f"--model {config.model}: its tokenizer has more tokens than itself")
+        raise InputError(f"--model {config.model}: its tokenizer has more tokens than it")
     longest = max(map(len, encoded))
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
     if longest + config.max_new_tokens > context:

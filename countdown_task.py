@@ -185,8 +185,10 @@ def read_problems(path):
 
 
 def longest_prompts(path, count=64):
-    """The problems of a file with the longest prompts: a run refuses at its start what it cannot
-    ask for in its middle. None without a file."""
+    """The `count` problems of a file with the longest prompts, [] without a file.
+
+    A run asks for room for them before its first step, not when it comes to them.
+    """
     problems = read_problems(path) if path else []
     return sorted(problems, key=lambda problem: len(prompt_text(problem)))[-count:]
 
