@@ -1,7 +1,7 @@
 """Long runs of tiny models: nothing leaks, nothing is lost, nothing needs an update to go on.
 
-    python -m tools.soak                  # 2,000 steps, ten minutes; writes docs/faults.md
-    python -m tools.soak --steps 100 --kill_every 10   # a short form; writes nothing
+    python -m tools.soak                              # 2,000 steps, minutes; writes docs/faults.md
+    python -m tools.soak --steps 100 --kill_every 2   # a short form; writes nothing
 
 grpo.py runs undisturbed, its memory and open files watched, and once more with kill -9 and --resume
 in between: both must log the same. grpo.py and dapo.py run on a base that never ends a completion,
@@ -28,9 +28,9 @@ from run_folder import read_jsonl
 from tools import micro
 from tools.pages import write_section
 
-STEPS, KILL_EVERY = 2000, 30  # steps; seconds
-TINY = {"prompts_per_step": 4, "group_size": 4, "checkpoint_every": 10, "eval_every": 100}
-TINY |= {"max_new_tokens": 48, "learning_rate": 1e-4}
+STEPS, KILL_EVERY = 2000, 15  # steps; seconds of training
+TINY = {"prompts_per_step": 4, "group_size": 8, "checkpoint_every": 10, "eval_every": 100}
+TINY |= {"max_new_tokens": 24, "learning_rate": 1e-4}
 ENDLESS = 50  # steps on a base that never ends a completion
 
 
@@ -89,11 +89,20 @@ def growth(seen, steps):
 
 
 def killed_again_and_again(kill_every, folder, **options):
-    """The run with a kill -9 every so many seconds -> how many there were."""
-    kills = 0
+    """The run with a kill -9 every so many seconds -> how many there were.
+
+    They count from the moment when a run has loaded everything and writes config.json: on a busy
+    machine that can take longer than they are, and no run would get anywhere.
+    """
+    kills, config = 0, folder / "config.json"
     while True:
-        begun = {"resume": True} if (folder / "config.json").exists() else {}
+        begun = {"resume": True} if config.exists() else {}
+        before = config.stat().st_mtime_ns if begun else None
         process = start("grpo", output_dir=folder, **options, **begun)
+        while process.poll() is None:
+            if config.exists() and config.stat().st_mtime_ns != before:
+                break
+            time.sleep(0.1)
         try:
             process.wait(kill_every)
         except subprocess.TimeoutExpired:
@@ -130,10 +139,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=STEPS, help="of grpo.py, at least 100")
-    parser.add_argument("--kill_every", type=float, default=KILL_EVERY, help="seconds, at least 10")
+    parser.add_argument(
+        "--kill_every", type=float, default=KILL_EVERY, help="seconds of training, at least 2"
+    )
     args = parser.parse_args()
-    if args.steps < 100 or args.kill_every < 10:
-        parser.error("--steps: at least 100, and --kill_every: at least 10 to get anywhere")
+    if args.steps < 100 or args.kill_every < 2:
+        parser.error("--steps: at least 100, and --kill_every: at least 2 to get anywhere")
     lines = ["| run | seen | holds |", "|---|---|---|"]
     failed = []
 
@@ -143,8 +154,8 @@ def main():
         failed.extend([] if holds else [run])
 
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        options = {"model": "base_model", "steps": args.steps}
+        place, model = Path(folder), micro.make_model(Path(folder) / "model")
+        options = {"model": model, "steps": args.steps}
         process = start("grpo", output_dir=place / "whole", **options)
         memory, files = growth(watched(process, place / "whole", args.steps), args.steps)
         note(f"grpo.py, {args.steps} steps: memory", f"{memory:+.1%}", memory <= 0.02)
@@ -155,7 +166,7 @@ def main():
         note(f"grpo.py, a kill every {args.kill_every:g} s", rows, same and kills > 0)
 
         # Wrong and of equal length, all of them: not even the overlong punishment tells them apart.
-        endless = never_ending(micro.make_model(place / "model"), place / "endless")
+        endless = never_ending(model, place / "endless")
         for script in ("grpo", "dapo"):
             own = {"reward_components": ["answer"], "reward_weights": [1.0]}
             finish(start(script, output_dir=place / script, model=endless, steps=ENDLESS, **own))
