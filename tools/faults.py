@@ -1,6 +1,6 @@
 """Injects faults into runs and counts how they end.
 
-    python -m tools.faults --short   # two of every kind on two scripts, half a minute
+    python -m tools.faults --short   # a few of every kind on two scripts, half a minute
     python -m tools.faults           # some thousand, half an hour; writes docs/faults.md
     python -m tools.faults --only "two starters"   # one kind again, and its row of the page
 
@@ -290,13 +290,14 @@ def faults_of(world, rng):
 
 def chosen(worlds, short, only, rng):
     """At most 250 of a kind on grpo.py, at any point, and three on each other script."""
+    hub, other = (2, 1) if short else (250, 3)
     for world in worlds:
+        most = hub if world.script == "grpo" else other
         of_kind = {}
         for fault in faults_of(world, rng):
             if only in (None, fault.kind):
                 of_kind.setdefault(fault.kind, []).append(fault)
         for faults in of_kind.values():
-            most = 2 if short else 250 if world.script == "grpo" else 3
             yield from rng.sample(faults, min(most, len(faults)))
 
 
@@ -314,7 +315,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="two of every kind, of two scripts")
+    parser.add_argument("--short", action="store_true", help="a few of every kind, of two scripts")
     parser.add_argument("--only", metavar="KIND", help="one row of the table again")
     args = parser.parse_args()
     if args.short and args.only:
