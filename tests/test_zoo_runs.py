@@ -15,6 +15,7 @@ import torch
 import common
 import dr_grpo
 import grpo
+import run_folder
 import run_log
 from countdown_task import REWARDS, Problem, is_held_out
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
@@ -197,7 +198,7 @@ def judge_by_length(patch, script):
 
 
 def metrics_of(folder):
-    rows = [row for row in run_log.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
+    rows = [row for row in run_folder.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
     return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
 
 

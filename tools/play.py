@@ -42,10 +42,11 @@ def main():
         generator = common.torch_stream(args.seed, "play")
         rollout = grpo.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
-        parser.error(str(error))
+        parser.error(common.printable(error))
     print(prompt_text(problem))
     for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
-        print(f"\n<think>{completion}\n")
+        shown = "\n".join(map(common.printable, completion.split("\n")))
+        print(f"\n<think>{shown}\n")
         verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
         print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
     solution = solve(problem)
