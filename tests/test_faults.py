@@ -20,6 +20,7 @@ import grpo
 import run_folder
 import run_log
 from countdown_task import CountdownTask, InputError
+from metrics import repeatable
 from tools import faults, micro, soak
 
 MICRO = micro.options_of("grpo")
@@ -52,9 +53,7 @@ def refused(model, folder, **changes):
 
 
 def rows(folder):
-    measured = ("seconds", "tokens_per_second", "peak_memory_mb")
-    found = run_folder.read_jsonl(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in found]
+    return repeatable(run_folder.read_jsonl(folder / "metrics.jsonl"))
 
 
 def contents(folder):

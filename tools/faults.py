@@ -34,6 +34,7 @@ import torch
 
 import common
 import run_folder
+from metrics import repeatable
 from plots.axes import scripts
 from tools import micro
 from tools.injection import ACTIONS, Watch
@@ -86,12 +87,8 @@ class World:
             shutil.copytree(self.folder / name, self.place)
 
     def results(self):
-        """What an undisturbed run leaves: rows, transcripts, weights; None if it cannot be read."""
-        measured = ("seconds", "tokens_per_second", "peak_memory_mb")
-        rows = [
-            {key: value for key, value in row.items() if not key.startswith(measured)}
-            for row in run_folder.read_jsonl(self.place / "metrics.jsonl")
-        ]
+        """(rows, digests of transcripts and weights): equal for equal runs."""
+        rows = repeatable(run_folder.read_jsonl(self.place / "metrics.jsonl"))
         files = [self.place / "samples.jsonl", *self.place.glob("checkpoint/*.safetensors")]
         return rows, [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
