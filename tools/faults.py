@@ -1,7 +1,7 @@
 """Injects faults into runs and counts how they end.
 
     python -m tools.faults --short   # a few of every kind on two scripts, half a minute
-    python -m tools.faults           # some thousand, half an hour; writes docs/faults.md
+    python -m tools.faults           # some thousand, a quarter of an hour; writes docs/faults.md
     python -m tools.faults --only "two starters"   # one kind again, and its row of the page
 
 Every fault hits a run of its own, of two steps of a microscopic model (tools/micro.py), and counts
