@@ -29,7 +29,7 @@ from run_folder import read_jsonl
 from tools import micro
 from tools.pages import write_section
 
-STEPS, KILL_EVERY = 2000, 15  # steps; seconds of training
+STEPS, KILL_EVERY = 2000, 5  # steps; seconds of training
 TINY = {"prompts_per_step": 4, "group_size": 8, "checkpoint_every": 10, "eval_every": 100}
 TINY |= {"max_new_tokens": 24, "learning_rate": 1e-4}
 ENDLESS = 50  # steps on a base that never ends a completion
