@@ -73,12 +73,13 @@ def encode_prompts(model, tokenizer, problems, config):
     InputError if a prompt leaves less room than max_new_tokens in the model's context.
     """
     if len(problems) * config.group_size * config.max_new_tokens >= 2**31:
-        raise InputError(f"--group_size {config.group_size}: too many tokens for one rollout")
+        raise InputError("--group_size x --max_new_tokens: too many tokens at once")
     try:
         encoded = [prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
     except Exception as error:  # a chat template is a stranger's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
-    if max(map(max, encoded)) >= model.get_input_embeddings().num_embeddings:
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if max(max(ids) for ids in encoded) >= vocabulary:
         raise InputError(f"--model {config.model}: its tokenizer has more tokens than it")
     longest = max(map(len, encoded))
     context = getattr(model.config, "max_position_embeddings", None) or math.inf

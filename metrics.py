@@ -26,6 +26,7 @@ COLUMNS = {  # of the console: metric -> (header, format)
     "grad_norm": ("grad", "5.2f"),
     "seconds": ("sec", "5.1f"),
 }
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
 FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
 
 
@@ -147,6 +148,11 @@ def transcripts(rollout):
         }
         for problem, right, text in rows
     ]
+
+
+def repeatable(rows):
+    """Rows of a log without what a clock and the machine say: the same for two equal runs."""
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
 
 
 def accuracy_text(metrics):

@@ -18,7 +18,7 @@ import common
 from common import DEVICE
 from countdown_task import InputError, longest_prompts
 from metrics import COLUMNS, accuracy_text, peak_memory_mb, transcripts
-from metrics import TokenMetrics as TokenMetrics  # the scripts', as the next three
+from metrics import TokenMetrics as TokenMetrics  # for the scripts, as the next three
 from metrics import auc as auc
 from metrics import describe as describe
 from metrics import explained_variance as explained_variance
@@ -274,10 +274,11 @@ class Run:
 
     def _refuse_if_broken(self, step, metrics):
         """The log says so too, and no checkpoint is written: the last one is from before it."""
-        norm = metrics.get("grad_norm")
-        weights = torch.nn.utils.get_total_norm(self.model.parameters())
-        if weights.isfinite() and math.isfinite(norm or 0.0):
-            self.last_norm = self.last_norm if norm is None else norm
+        norm = metrics.get("grad_norm")  # None: no group had signal
+        weight_norm = torch.nn.utils.get_total_norm(self.model.parameters())
+        if weight_norm.isfinite() and (norm is None or math.isfinite(norm)):
+            if norm is not None:
+                self.last_norm = norm
             return
         good = metrics.get("last_good_norm") or self.last_norm
         before = "" if good is None else f", before it {good:.2g}"

@@ -39,10 +39,9 @@ def test_prose_fits(page):
 
 
 def test_the_front_door_is_short():
-    """A student reads it in ten minutes: its prose, beside code and tables to look things up."""
+    """A student reads it in ten minutes."""
     text = (HERE / "README.md").read_text(encoding="utf-8")
-    prose = re.sub(r"^```.*?^```|^\|.*?$", "", text, flags=re.M | re.S)
-    assert len(prose.split()) <= 900
+    assert len(text.split()) <= 1500
     assert max(map(len, text.splitlines())) <= 120
 
 

@@ -20,10 +20,10 @@ import dapo
 import grpo
 import run_folder
 import run_log
+from metrics import repeatable
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
-MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
 METRICS = {
     *("reward", "reward_brevity", "reward_format", "accuracy", "length", "length_right"),
     *("length_wrong", "truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
@@ -102,7 +102,7 @@ def rejected(monkeypatch, **options):
 def training_rows(folder):
     """What metrics.jsonl says of training, step by step, without what the clock says."""
     rows = [row for row in run_folder.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+    return repeatable(rows)
 
 
 def contents(folder):

@@ -142,9 +142,10 @@ def test_a_broken_model_folder_loads_or_is_refused(model, tmp_path_factory, name
     shutil.rmtree(folder)
 
 
-def test_escapes_of_a_model_do_not_reach_the_terminal(folder, capsys, monkeypatch):
+def test_escapes_of_a_model_do_not_reach_the_terminal(folder, tmp_path, monkeypatch):
     change(folder / "config.json", model_type=ESCAPES)
-    monkeypatch.setattr(sys, "argv", ["grpo.py", "--model", str(folder)])
+    words = ["--model", str(folder), "--output_dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["grpo.py", *words])
     with pytest.raises(SystemExit) as refused:
         run_log.launch(grpo.train, grpo.Config, grpo.__doc__)
     assert r"\x1b[2J" in refused.value.code and refused.value.code.isprintable()

@@ -1,7 +1,7 @@
 """Injects faults into runs and counts how they end.
 
     python -m tools.faults --short   # a few of every kind on two scripts, half a minute
-    python -m tools.faults           # some thousand, half an hour; writes docs/faults.md
+    python -m tools.faults           # some thousand, a quarter of an hour; writes docs/faults.md
     python -m tools.faults --only "two starters"   # one kind again, and its row of the page
 
 Every fault hits a run of its own, of two steps of a microscopic model (tools/micro.py), and counts
@@ -34,6 +34,7 @@ import torch
 
 import common
 import run_folder
+from metrics import repeatable
 from plots.axes import scripts
 from tools import micro
 from tools.injection import ACTIONS, Watch
@@ -86,12 +87,8 @@ class World:
             shutil.copytree(self.folder / name, self.place)
 
     def results(self):
-        """What an undisturbed run leaves: rows, transcripts, weights; None if it cannot be read."""
-        measured = ("seconds", "tokens_per_second", "peak_memory_mb")
-        rows = [
-            {key: value for key, value in row.items() if not key.startswith(measured)}
-            for row in run_folder.read_jsonl(self.place / "metrics.jsonl")
-        ]
+        """(rows, digests of transcripts and weights): equal for equal runs."""
+        rows = repeatable(run_folder.read_jsonl(self.place / "metrics.jsonl"))
         files = [self.place / "samples.jsonl", *self.place.glob("checkpoint/*.safetensors")]
         return rows, [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 

@@ -24,11 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import common
+from metrics import repeatable
 from run_folder import read_jsonl
 from tools import micro
 from tools.pages import write_section
 
-STEPS, KILL_EVERY = 2000, 15  # steps; seconds of training
+STEPS, KILL_EVERY = 2000, 5  # steps; seconds of training
 TINY = {"prompts_per_step": 4, "group_size": 8, "checkpoint_every": 10, "eval_every": 100}
 TINY |= {"max_new_tokens": 24, "learning_rate": 1e-4}
 ENDLESS = 50  # steps on a base that never ends a completion
@@ -53,9 +54,8 @@ def finish(process):
 
 def training_rows(folder):
     """What the log says of training, without what the clock says."""
-    measured = ("seconds", "tokens_per_second", "peak_memory_mb")
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "reward" in row]
-    return [{k: v for k, v in row.items() if not k.startswith(measured)} for row in rows]
+    rows = read_jsonl(folder / "metrics.jsonl")
+    return repeatable(row for row in rows if "reward" in row)
 
 
 def watched(process, folder, steps):
