@@ -20,21 +20,36 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_model(name):
-    """(model, tokenizer) from a folder or hub id. fp32 master weights, dropout off."""
-    folder = Path(name) if Path(name).exists() else HERE / name
-    source = str(folder) if folder.exists() else name
+    """(model, tokenizer) from a folder or hub id. fp32 master weights, dropout off.
+
+    A stranger's model runs no code here: its classes are transformers' own, its weights are
+    safetensors, its chat template is run in transformers' sandbox.
+    """
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="from_context"
+        folder = Path(name) if Path(name).exists() else HERE / name
+        source = str(folder) if folder.exists() else name
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            attn_implementation="from_context",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # there is nothing that a stranger's files cannot raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"--model {name}: neither a model folder nor a hub id that loads ({reason})"
         ) from error
-    if tokenizer.eos_token_id is None:
-        raise InputError(f"--model {name}: its tokenizer has no end-of-sequence token")
+    vocabulary = model.get_input_embeddings().num_embeddings
+    eos = tokenizer.eos_token_id
+    if eos is None or not 0 <= eos < vocabulary:
+        raise InputError(f"--model {name}: it has no end-of-sequence token among its {vocabulary}")
+    if loading["missing_keys"]:
+        raise InputError(f"--model {name}: its files lack {min(loading['missing_keys'])}")
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise InputError(f"--model {name}: some of its weights are not finite")
     with torch.no_grad():  # a model that the engine cannot run is refused now, not in mid-run
         engine.KVCache(model.to(DEVICE).eval(), [[0, 0]])
     return model, tokenizer
@@ -57,23 +72,37 @@ def encode_prompts(model, tokenizer, problems, config):
 
     InputError if a prompt leaves less room than max_new_tokens in the model's context.
     """
-    encoded = []
-    for problem in problems:
-        text = prompt_text(problem)
-        if tokenizer.chat_template:
-            chat = [{"role": "user", "content": text}]
-            text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-            encoded.append(tokenizer.encode(text + "<think>", add_special_tokens=False))
-        else:
-            encoded.append(tokenizer.encode(text + "\n<think>"))
+    if len(problems) * config.group_size * config.max_new_tokens >= 2**31:
+        raise InputError("--group_size x --max_new_tokens: too many tokens at once")
+    try:
+        encoded = [prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
+    except Exception as error:  # a chat template is a stranger's program
+        raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if max(max(ids) for ids in encoded) >= vocabulary:
+        raise InputError(f"--model {config.model}: its tokenizer has more tokens than it")
     longest = max(map(len, encoded))
     context = getattr(model.config, "max_position_embeddings", None) or math.inf
     if longest + config.max_new_tokens > context:
         raise InputError(
             f"--max_new_tokens {config.max_new_tokens}: a prompt of {longest} tokens leaves room "
-            f"for {context - longest} in the model's context of {context}"
+            f"for {max(context - longest, 0)} in the model's context of {context}"
         )
     return encoded
+
+
+def prompt_ids(tokenizer, text):
+    """Token ids of one prompt: BOS once at most, <think> opened once, no EOS."""
+    if tokenizer.chat_template:
+        chat = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        opening = "" if text.rstrip().endswith("<think>") else "<think>"
+        ids = tokenizer.encode(text + opening, add_special_tokens=False)  # the template added them
+    else:
+        ids = tokenizer.encode(text + "\n<think>")
+    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
+        ids = ids[1:]  # from a template that writes it beside one that adds it
+    return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
 
 
 def stream(*key):
@@ -84,3 +113,8 @@ def stream(*key):
 def torch_stream(*key):
     """The same for torch: a generator on the CPU, whatever the device."""
     return torch.Generator().manual_seed(stream(*key).getrandbits(63))
+
+
+def printable(text):
+    """A stranger's text for a terminal: escapes are shown as \\x1b, not obeyed; one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

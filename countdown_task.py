@@ -7,6 +7,7 @@ import ast
 import hashlib
 import json
 import operator
+import os
 import random
 import re
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class CountdownTask:
 
         Up to `spare` more if there are as many. `option` is what an error names.
         """
+        if count > 100_000:  # looking for them would take hours
+            raise InputError(f"{option} {count}: at most 100000")
         found = {}  # hash: problem
         fruitless = 0  # rounds without a new one
         while len(found) < count + spare and fruitless < 10:
@@ -145,7 +148,7 @@ class CountdownTask:
 
 def read_problems(path):
     """Problems from JSON lines (or parquet, if pyarrow is installed) with `numbers` or `nums`."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # unlike Path's, this one takes any text
         raise InputError(f"--data {path}: no such file")
     problems = []
     number = 0  # of the row
@@ -165,6 +168,8 @@ def read_problems(path):
             values = [*numbers, row["target"]]
             if any(type(value) is not int or value < 1 for value in values) or len(numbers) < 2:
                 raise ValueError("need at least two numbers and a target, all whole and positive")
+            if max(len("+".join(map(str, numbers))), len(str(row["target"]))) > MAX_ANSWER_CHARS:
+                raise ValueError(f"its answer would be longer than {MAX_ANSWER_CHARS} characters")
             problems.append(Problem(tuple(numbers), row["target"]))
     except ModuleNotFoundError as error:
         raise InputError(f"--data {path}: pip install pyarrow, or convert it to JSONL") from error
@@ -177,6 +182,15 @@ def read_problems(path):
     if not problems:
         raise InputError(f"--data {path}: the file holds no problem")
     return problems
+
+
+def longest_prompts(path, count=64):
+    """The `count` problems of a file with the longest prompts, [] without a file.
+
+    A run asks for room for them before its first step, not when it comes to them.
+    """
+    problems = read_problems(path) if path else []
+    return sorted(problems, key=lambda problem: len(prompt_text(problem)))[-count:]
 
 
 def solve(problem):

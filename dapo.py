@@ -53,7 +53,7 @@ class Config:
     # This algorithm
     clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
     clip_high: float = option(0.28, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
-    max_refills: int = option(8, "further draws per batch at most", at_least=0)  # <- sampling
+    max_refills: int = option(8, "further draws at most", at_least=0, below=1000)  # <- sampling
     overlong_cache: int = option(64, "C: last tokens, taxed", at_least=1, at_most="max_new_tokens")
     mask_truncated: bool = option(False, "overlong filtering")  # <- sampling
     reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)

@@ -139,7 +139,10 @@ class KVCache:
         self.bias = self.bias[rows]
 
     def decode(self, model, token):
-        """Read one more token per row, (b, 1) -> logits (b, V) of the next."""
+        """Read one more token per row, (b, 1) -> logits (b, V) of the next.
+
+        InputError if they are not finite: no token could be drawn from them.
+        """
         if self.free == 0:
             for blocks in itertools.chain(*self.layers.values()):
                 b, K, _, d = blocks[0].shape
@@ -149,7 +152,10 @@ class KVCache:
         self.bias[:, -self.free] = 0
         self.free -= 1
         self.positions = self.positions + 1
-        return forward(model, token, self.positions, self)[:, -1]
+        logits = forward(model, token, self.positions, self)[:, -1]
+        if not logits.amax().isfinite():
+            raise InputError("the model's logits are not finite: a lower --learning_rate may help")
+        return logits
 
     def attend(self, layer, query, key, value, scaling):
         """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""

@@ -1,10 +1,10 @@
-"""A run as its user sees it: options, folder, log, metrics, console, checkpoints, Ctrl-C."""
+"""A run as its user sees it: options, log, console, checkpoints, Ctrl-C, clear refusals."""
 
+import contextlib
 import dataclasses
-import json
 import math
 import os
-import shutil
+import shlex
 import signal
 import statistics
 import sys
@@ -16,7 +16,13 @@ import transformers
 
 import common
 from common import DEVICE
-from countdown_task import InputError
+from countdown_task import InputError, longest_prompts
+from metrics import COLUMNS, accuracy_text, peak_memory_mb, transcripts
+from metrics import TokenMetrics as TokenMetrics  # for the scripts, as the next three
+from metrics import auc as auc
+from metrics import describe as describe
+from metrics import explained_variance as explained_variance
+from run_folder import RunFolder, one_line, read_jsonl
 
 # ---- Options: the fields of a script's Config ---------------------------------------------------
 
@@ -42,7 +48,7 @@ def parse_options(config_class, description=None, words=None):
         return field.name, field.type, dataclasses.field(**default, metadata=help)
 
     fields = [without_bounds(field) for field in dataclasses.fields(config_class)]
-    parser = transformers.HfArgumentParser(
+    parser = Parser(
         dataclasses.make_dataclass(config_class.__name__, fields),
         description=description,
         formatter_class=HelpFormatter,
@@ -53,16 +59,27 @@ def parse_options(config_class, description=None, words=None):
     return config_class(**vars(options))
 
 
+class Parser(transformers.HfArgumentParser):
+    def error(self, message):
+        """One line, without the page of all options above it."""
+        self.exit(2, f"{self.prog}: {common.printable(message)}\n")
+
+
 class HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
     def _fill_text(self, text, width, indent):
         return text  # a script's docstring keeps its own line breaks in --help
 
 
 def check_config(config):
-    """One clear line for the first option that is out of its bounds."""
+    """One clear line for the first option that is out of its bounds, or of any sensible ones."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         named = f"--{field.name} {value}"
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 2**63:
+                raise InputError(f"{named}: a whole number of less than 2^63")
+            if isinstance(number, float) and number and not 1e-30 <= abs(number) <= 1e30:
+                raise InputError(f"{named}: a number of size 1e-30 to 1e30, or 0")
         for rule, bound in field.metadata["bounds"].items():
             if rule == "at_least" and not value >= bound:
                 raise InputError(f"{named}: at least {bound}")
@@ -83,39 +100,49 @@ def check_config(config):
                 raise InputError(f"{named}: must divide --{bound} {getattr(config, bound)}")
             if rule == "one_for_each" and len(value) != len(getattr(config, bound)):
                 raise InputError(f"--{field.name}: give one number for each of --{bound}")
+    tokens = config.prompts_per_step * config.group_size * config.max_new_tokens
+    if tokens >= 2**31:
+        names = "--prompts_per_step x --group_size x --max_new_tokens"
+        raise InputError(f"{names}: {tokens} tokens of a rollout are too many")
 
 
 def launch(train, config_class, description):
-    """Parse the command line into config_class and train; bad input becomes one clear line."""
+    """Parse the command line into config_class and train; what goes wrong becomes one line."""
     program = Path(sys.argv[0]).name
+    with contextlib.suppress(AttributeError):  # a notebook's stdout cannot be reconfigured
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks ± gets \xb1
     try:
-        train(parse_options(config_class, description))
+        with on_signals(signal.default_int_handler):
+            train(parse_options(config_class, description))
     except InputError as error:
-        sys.exit(f"{program}: {error}")
+        sys.exit(f"{program}: {common.printable(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{program}: stopped")
+    except (MemoryError, torch.OutOfMemoryError):
+        sys.exit(f"{program}: out of memory; lower --tokens_per_microbatch or --group_size")
+    except OSError as error:  # the run's files have their own lines: this is the console
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to it
+        sys.exit(f"{program}: output stopped ({error.strerror}); add --resume to go on")
 
 
-# ---- A run: its folder, log, console, checkpoints, Ctrl-C ---------------------------------------
+@contextlib.contextmanager
+def on_signals(handler):
+    """Ctrl-C, and the SIGTERM that schedulers send, call `handler` inside `with`."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler_before in previous.items():
+            signal.signal(number, handler_before)
 
-COLUMNS = {  # metric -> (header, format)
-    "reward": ("reward", "6.3f"),
-    "accuracy": ("right", "5.0%"),
-    "length": ("tokens", "6.1f"),
-    "length_right": ("if right", "8.1f"),
-    "length_wrong": ("if wrong", "8.1f"),
-    "truncated": ("cut", "4.0%"),
-    "entropy": ("entropy", "7.3f"),
-    "clip_low": ("clip-", "6.2%"),
-    "clip_high": ("clip+", "6.2%"),
-    "kl_ref": ("kl ref", "6.4f"),
-    "grad_norm": ("grad", "5.2f"),
-    "seconds": ("sec", "5.1f"),
-}
+
+# ---- A run: log, console, checkpoints, Ctrl-C ---------------------------------------------------
 
 
 class Run:
-    """One run directory: config.json, metrics.jsonl, samples.jsonl, checkpoint/.
+    """One run: its steps, its log and console, its folder (run_folder.py).
 
     Nothing is written before everything else is known to be right. `resume` continues from the
     last checkpoint and drops what was logged after it, so that a killed run ends like an
@@ -124,50 +151,30 @@ class Run:
 
     def __init__(self, config, script):
         check_config(config)
+        if config.resume and config.overwrite:
+            raise InputError("--overwrite: not together with --resume")
         self.config = config
         self.name = Path(script).stem
         self.stop = False  # set by Ctrl-C
-        self.path = Path(config.output_dir or f"runs/{self.name}-seed{config.seed}")
-        self.checkpoint = self.path / "checkpoint"
+        self.last_norm = None  # the gradient's, of the last step that updated
+        self.folder = RunFolder(config.output_dir or f"runs/{self.name}-seed{config.seed}")
+        self.path = self.folder.path
         settings = {"script": self.name, **dataclasses.asdict(config)}
         self.settings = {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
-        self.done = -1  # the last step of the checkpoint
-        self.tokens = 0  # generated so far
-        self.evaluations = []
-        file = self.path / "config.json"
-        saved = json.loads(file.read_text()) if file.exists() else {}
-        if config.resume and config.overwrite:
-            raise InputError("--overwrite: not together with --resume")
-        if config.resume:
-            if "script" not in saved:
-                raise InputError(f"--resume: no run in {self.path}; leave it out to start one")
-            for key in self.settings.keys() - {"steps", "output_dir"}:
-                if saved.get(key) != self.settings[key]:
-                    raise InputError(
-                        f"--resume: the run in {self.path} has {key} {saved.get(key)}, not "
-                        f"{self.settings[key]}; only --steps may change"
-                    )
-            if not self.checkpoint.exists() and (self.path / "checkpoint.old").exists():
-                os.replace(self.path / "checkpoint.old", self.checkpoint)  # killed while saving
-            if self.checkpoint.exists():
-                state = json.loads((self.checkpoint / "state.json").read_text())
-                self.done = state["step"]
-                self.tokens = state["tokens"]
-        elif "script" in saved and not config.overwrite:
-            raise InputError(
-                f"{self.path} holds a run: add --resume or --overwrite, or another --output_dir"
-            )
-        elif "script" not in saved and any(f.suffix != ".part" for f in self.path.glob("*")):
-            raise InputError(f"--output_dir {self.path}: holds other files; choose a new folder")
+        self.state = self.folder.inspect(self.settings, config.resume, config.overwrite)
+        self.done = self.state["step"]  # the last step of the checkpoint
+        self.tokens = self.state["tokens"]  # generated so far
 
     def load(self, problems):
         """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model.
 
-        The prompts of `problems` and a whole completion must fit its context.
+        The prompts of `problems`, and of --data, and a whole completion must fit its context.
         """
-        name = str(self.checkpoint) if self.done >= 0 else self.config.model
+        name = str(self.folder.latest()) if self.done >= 0 else self.config.model
         model, tokenizer = common.load_model(name)
-        common.encode_prompts(model, tokenizer, problems, self.config)
+        one_each = dataclasses.replace(self.config, group_size=1)
+        asked = problems + longest_prompts(self.config.data)
+        common.encode_prompts(model, tokenizer, asked, one_each)
         return model, tokenizer
 
     def steps(self, model, tokenizer, **parts):
@@ -176,53 +183,54 @@ class Run:
         parts: what a checkpoint holds beside model and tokenizer, by name: the optimizer, and
         anything else with state_dict and load_state_dict.
         """
-        if self.config.overwrite:
-            shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.path / "config.json", json.dumps(self.settings, indent=1) + "\n")
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            kept = [row for row in read_jsonl(self.path / name) if row["step"] <= self.done]
-            write_text(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
-            self.evaluations += [row for row in kept if "eval_accuracy" in row]
-        for name, part in parts.items() if self.done >= 0 else ():
-            part.load_state_dict(torch.load(self.checkpoint / f"{name}.pt", weights_only=True))
-        size = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-        print(
-            f"{self.name}: {self.config.model}, {size:.2f}M parameters, {DEVICE.type}, "
-            f"{torch.get_num_threads()} threads; writing to {self.path}"
-        )
-        if self.config.resume:
-            print(f"resuming after step {self.done}" if self.done >= 0 else "starting over")
-        print("step  " + "  ".join(header for header, _ in COLUMNS.values()) + "  time left")
-        self.started = time.perf_counter()
-        previous = signal.signal(signal.SIGINT, self._interrupt)
-        try:
-            for step in range(self.done + 1, self.config.steps + 1):
+        config = self.config
+        with self.folder.owned(), on_signals(self._interrupt):
+            if self.folder.inspect(self.settings, config.resume, config.overwrite) != self.state:
+                raise InputError(f"{self.path}: another process has gone on with it; start again")
+            for name, part in parts.items() if self.done >= 0 else ():
+                file = self.folder.latest() / f"{name}.pt"
+                with one_line(file):
+                    part.load_state_dict(torch.load(file, weights_only=True))
+            self.folder.begin(self.settings, self.state, config.overwrite)
+            rows = read_jsonl(self.path / "metrics.jsonl")
+            self.evaluations = [row for row in rows if "eval_accuracy" in row]
+            self.model = model
+            self._print_head()
+            for step in range(self.done + 1, config.steps + 1):
                 self.laps = {}
                 self.lap_started = time.perf_counter()
                 yield step
-                last = step == self.config.steps
-                if step % self.config.checkpoint_every == 0 or last or self.stop:
+                last = step == config.steps
+                if step % config.checkpoint_every == 0 or last or self.stop:
                     self._save(step, model, tokenizer, parts)
                 if self.stop and not last:
                     sys.exit(f"stopped after step {step}; add --resume to go on")
-        finally:
-            signal.signal(signal.SIGINT, previous)
         self._print_summary()
 
     def _interrupt(self, *_):
-        print("finishing this step, then saving; press Ctrl-C again to stop at once", flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         self.stop = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of another print
+            print("finishing this step, then saving; Ctrl-C again stops at once", flush=True)
+
+    def _save(self, step, model, tokenizer, parts):
+        state = {"step": step, "tokens": self.tokens, "settings": self.settings}
+        self.folder.save(state, model, tokenizer, parts)
+        self.done = step
 
     def lap(self, phase):
         """Time since the step began or the last lap goes to `phase`."""
         now = time.perf_counter()
-        self.laps[f"seconds_{phase}"] = now - self.lap_started
+        self.laps[f"seconds_{phase}"] = max(now - self.lap_started, 1e-9)  # clocks may jump
         self.lap_started = now
 
     def log(self, step, metrics):
-        """Append one step to metrics.jsonl and print one aligned line."""
+        """Append one step to metrics.jsonl and print one aligned line.
+
+        InputError if its update has broken the model: gradient or weights are not finite.
+        """
+        self._refuse_if_broken(step, metrics)
         self.tokens += metrics["tokens_sampled"]
         metrics = {**metrics, "tokens_total": self.tokens, **self.laps}
         metrics["seconds"] = sum(self.laps.values())
@@ -231,7 +239,7 @@ class Run:
                 metrics["tokens_sampled"] / self.laps[phase]
             )
         metrics["peak_memory_mb"] = peak_memory_mb()
-        self._append("metrics.jsonl", {"step": step, **metrics})
+        self.folder.append("metrics.jsonl", {"step": step, **metrics})
         cells = []
         for name, (header, style) in COLUMNS.items():
             value = metrics.get(name)
@@ -255,36 +263,44 @@ class Run:
         }
         row = {"step": step, **{f"eval_{name}": value for name, value in metrics.items()}}
         self.evaluations.append(row)
-        self._append("metrics.jsonl", row)
+        self.folder.append("metrics.jsonl", row)
         for sample in evaluated[:8]:
-            self._append("samples.jsonl", {"step": step, **sample})
+            self.folder.append("samples.jsonl", {"step": step, **sample})
         print(
             f"{step:4d}  held-out: {accuracy_text(metrics)} right of "
             f"{metrics['problems']} problems, {metrics['length']:.0f} tokens each",
             flush=True,
         )
 
-    def _append(self, name, row):
-        row = {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-        }
-        with open(self.path / name, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    def _refuse_if_broken(self, step, metrics):
+        """The log says so too, and no checkpoint is written: the last one is from before it."""
+        norm = metrics.get("grad_norm")  # None: no group had signal
+        weight_norm = torch.nn.utils.get_total_norm(self.model.parameters())
+        if weight_norm.isfinite() and (norm is None or math.isfinite(norm)):
+            if norm is not None:
+                self.last_norm = norm
+            return
+        good = metrics.get("last_good_norm") or self.last_norm
+        before = "" if good is None else f", before it {good:.2g}"
+        which = metrics.get("broken_update", metrics.get("updates"))
+        message = (
+            f"step {step}: update {which} broke the model (gradient norm {norm}{before}); lower "
+            f"--learning_rate {self.config.learning_rate} and start again; the checkpoint of step "
+            f"{self.done} is kept"
+        )
+        self.folder.append("metrics.jsonl", {"step": step, "stopped": message})
+        raise InputError(message)
 
-    def _save(self, step, model, tokenizer, parts):
-        """checkpoint/ is replaced by renaming, so that it is whole at every moment."""
-        new, current, old = (self.path / f"checkpoint{end}" for end in (".new", "", ".old"))
-        shutil.rmtree(new, ignore_errors=True)
-        model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
-        for name, part in parts.items():
-            torch.save(part.state_dict(), new / f"{name}.pt")
-        write_text(new / "state.json", json.dumps({"step": step, "tokens": self.tokens}))
-        shutil.rmtree(old, ignore_errors=True)
-        if current.exists():
-            os.replace(current, old)
-        os.replace(new, current)
-        shutil.rmtree(old, ignore_errors=True)
+    def _print_head(self):
+        size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        print(
+            f"{self.name}: {self.config.model}, {size:.2f}M parameters, {DEVICE.type}, "
+            f"{torch.get_num_threads()} threads; writing to {self.path}"
+        )
+        if self.config.resume:
+            print(f"resuming after step {self.done}" if self.done >= 0 else "starting over")
+        print("step  " + "  ".join(header for header, _ in COLUMNS.values()) + "  time left")
+        self.started = time.perf_counter()
 
     def _print_summary(self):
         if self.evaluations:
@@ -301,164 +317,5 @@ class Run:
             f"{self.tokens:,} tokens generated, {minutes:.1f} minutes, peak memory "
             f"{peak_memory_mb():.0f} MB\nlog: {self.path}/metrics.jsonl, transcripts: "
             f"{self.path}/samples.jsonl\ntry the model: python -m tools.play 3 7 12 "
-            f"--target 33 --model {self.path}/checkpoint"
+            f"--target 33 --model {shlex.quote(str(self.folder.checkpoint))}"
         )
-
-
-# ---- Metrics ------------------------------------------------------------------------------------
-
-FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
-
-
-class TokenMetrics:
-    """Means over the completion tokens of all minibatches; for `ratio` also the extremes."""
-
-    def __init__(self):
-        self.sums = {}
-        self.count = 0  # tokens
-        self.lowest_ratio = 1.0
-        self.highest_ratio = 1.0
-        self.forks = 0
-        self.forks_clipped = 0
-        self.grad_norms = []
-
-    def add(self, metrics, mask, entropy):
-        """What policy_loss reports of one micro-batch, each (b, T') or (b, 1)."""
-        if not mask.any():  # overlong filtering can empty a micro-batch
-            return
-        self.count += mask.sum().item()
-        clipped = metrics["clip_high"] | metrics.get("clip_low", metrics["clip_high"])
-        forks = (mask > 0) & (entropy > FORK_ENTROPY)
-        self.forks += forks.sum().item()
-        self.forks_clipped += (forks & clipped).sum().item()
-        for name, values in metrics.items():
-            values = values.detach().expand_as(mask)
-            self.sums[name] = self.sums.get(name, 0.0) + (values * mask).sum().item()
-            if name == "ratio":
-                low, high = values[mask > 0].aminmax()
-                self.lowest_ratio = min(self.lowest_ratio, low.item())
-                self.highest_ratio = max(self.highest_ratio, high.item())
-
-    def summary(self):
-        """{metric: value}; None for what was not measured, because no group had signal."""
-        names = ("ratio", "clip_low", "clip_high", "kl_ref", "kl_old")
-        means = {name: total / self.count for name, total in self.sums.items()}
-        return {
-            **(means or dict.fromkeys(names)),
-            "ratio_min": self.lowest_ratio if means else None,
-            "ratio_max": self.highest_ratio if means else None,
-            "clip_forks": self.forks_clipped / self.forks if self.forks else None,
-            "grad_norm": statistics.fmean(self.grad_norms) if self.grad_norms else None,
-            "updates": len(self.grad_norms),
-        }
-
-
-def describe(rollout, rewards, config):
-    """What was sampled: rewards (P, G, K), lengths of right and wrong completions, entropy."""
-
-    def mean(values):
-        return values.float().mean().item() if values.numel() else None
-
-    lengths = rollout.mask.sum(1)
-    right = rollout.correct > 0
-    weights = torch.tensor(config.reward_weights)
-    pooled = (rewards[..., : len(weights)] * weights).sum(-1)
-    spread = pooled.amax(1) - pooled.amin(1)  # (P,) of each group
-    components = {
-        f"reward_{name}": mean(rewards[..., index])
-        for index, name in enumerate(config.reward_components)
-    }
-    return {
-        "reward": mean(pooled),
-        "accuracy": mean(rollout.correct),
-        **components,
-        "length": mean(lengths),
-        "length_right": mean(lengths[right]),
-        "length_wrong": mean(lengths[~right]),
-        "truncated": mean(rollout.truncated),
-        "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
-        "groups_without_signal": mean(spread < 1e-6) if pooled.shape[1] > 1 else None,
-        "completions_sampled": rollout.completions_sampled,
-        "tokens_sampled": rollout.tokens_sampled,
-    }
-
-
-def explained_variance(rollout, rewards, config):
-    """Share of the variance of R that a critic's values explain, over all tokens and by quarter.
-
-    Rewards (P, G, K), rollout.values (B, T); quarters of each completion: _q1 to _q4. Against R,
-    not against the returns that the critic is trained on: for lambda < 1 those contain its values.
-    None where R does not vary.
-    """
-    mask = rollout.mask > 0  # (B, T)
-    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
-    R = pooled.to(rollout.mask).view(-1, 1).expand_as(mask)
-    rest = R - rollout.values
-    place = rollout.mask.cumsum(1) / (rollout.mask.sum(1, keepdim=True) + 1)  # in (0, 1)
-    parts = {"explained": mask}
-    parts |= {f"explained_q{q + 1}": mask & ((4 * place).long() == q) for q in range(4)}
-    return {
-        name: 1 - (rest[on].var() / R[on].var()).item() if R[on].var() > 1e-9 else None
-        for name, on in parts.items()
-    }
-
-
-def auc(score, right):
-    """Chance that a right completion scores higher than a wrong one: scores and 0 or 1, (B,).
-
-    Half is guessing; None if there are not both.
-    """
-    above = score[right > 0, None] - score[right == 0]  # (right, wrong)
-    return (above > 0).float().add(above == 0, alpha=0.5).mean().item() if above.numel() else None
-
-
-def transcripts(rollout):
-    """[{numbers, target, right, completion}] of every row."""
-    rows = zip(rollout.problems, rollout.correct.tolist(), rollout.completions, strict=True)
-    return [
-        {
-            "numbers": problem.numbers,
-            "target": problem.target,
-            "right": bool(right),
-            "completion": text,
-        }
-        for problem, right, text in rows
-    ]
-
-
-# ---- Files, numbers -----------------------------------------------------------------------------
-
-
-def accuracy_text(metrics):
-    half = 1.96 * math.sqrt(metrics["accuracy"] * (1 - metrics["accuracy"]) / metrics["problems"])
-    return f"{metrics['accuracy']:.1%} ± {half:.1%}"
-
-
-def read_jsonl(path):
-    """Rows of a log; a last line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def write_text(path, text):
-    """Write a whole file or nothing."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def peak_memory_mb():
-    """Largest memory of this process so far: on CUDA the GPU's, else resident memory."""
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows has no getrusage
-        return math.nan
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -35,7 +35,8 @@ import common
 import engine
 import grpo
 from countdown_task import REWARDS, CountdownTask
-from run_log import peak_memory_mb, write_text
+from metrics import peak_memory_mb
+from run_folder import write_text
 
 BASE = str(common.HERE / "base_model")
 FROZEN = 1e-9  # learning rate

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import common
-import run_log
+from run_folder import read_jsonl, write_text
 
 RESULT = common.HERE / "experiments/critic_cost.json"
 ROUNDS = 5
@@ -45,7 +45,7 @@ def step_of(module, folder, **changes):
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    rows = [row for row in run_log.read_jsonl(folder / "metrics.jsonl") if "seconds" in row]
+    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "seconds" in row]
     names = ("seconds_sampling", "seconds_updating", "peak_memory_mb")
     return {name: statistics.median(row[name] for row in rows) for name in names}
 
@@ -69,7 +69,7 @@ def main():
             "range": [min(ratios), max(ratios)],
             "peak_memory_mb": statistics.median(turn[name]["peak_memory_mb"] for turn in rounds),
         }
-    run_log.write_text(RESULT, json.dumps(report, indent=1) + "\n")
+    write_text(RESULT, json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
 
 

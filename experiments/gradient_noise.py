@@ -9,8 +9,10 @@ completions) into a gradient of the loss -A log pi, mean over tokens. For M such
     noise   tr Var(g)           summed over the weights
     signal  |E g|^2             estimated without bias: |mean g|^2 - noise / M
 
-and what is reported is noise / signal: how many minibatches make a step that is half noise. It does
-not depend on the scale of A, so that a division by one std for all changes nothing.
+and what is reported is the noise, as a share of that under the batch's mean. The signal is the same
+for all: a baseline changes no expectation. (The group's mean is the mean of the others, but for a
+factor (G - 1) / G on every advantage: one rung for both.) Noise over signal was reported first; its
+interval after 20 steps was too wide to compare anything.
 
 Hypothesis, before its run: the batch's mean takes off what a success rate of 0.3 allows, about a
 third; a baseline per problem (group, memory, truth) at most another quarter, the share of Var(R)
@@ -31,8 +33,8 @@ import torch
 import common
 import engine
 import grpo
-import run_log
 from countdown_task import CountdownTask
+from run_folder import write_text
 from zoo import ppo
 
 RESULT = common.HERE / "experiments/gradient_noise.json"
@@ -40,6 +42,7 @@ ROLLOUTS = 16
 GROUP = 16  # completions of a problem
 QUARTER = 64  # completions of a gradient
 TRIES = 64  # completions that estimate a problem's success rate
+REFERENCE = "the batch's mean"
 PRETRAINING = 20  # rollouts that the critic has seen
 STEPS = 20  # of grpo.py, for the second policy
 
@@ -56,11 +59,9 @@ def baselines(rollout, truth, memory, critic, config):
     """
     R = answers(rollout)
     P, G = R.shape
-    rate = R.mean(1, keepdim=True)
     per_completion = {
         "nothing": torch.zeros(P, G),
         "the batch's mean": R.mean().expand(P, G),
-        "the group's mean": rate.expand(P, G),
         "the mean of the others": (R.sum(1, keepdim=True) - R) / (G - 1),
         "a memory of 8 visits": memory[:, None].expand(P, G),
         "the true success rate": truth[:, None].expand(P, G),
@@ -82,22 +83,35 @@ def gradient(model, rollout, rows, advantages, config):
     return vector
 
 
-def noise_over_signal(products):
-    """tr Var(g) / |E g|^2 of M vectors, from their products g_i . g_j, (M, M)."""
+def noise_and_signal(products):
+    """(tr Var(g), |E g|^2) of M vectors, both unbiased, from their products g_i . g_j, (M, M)."""
     M = len(products)
     mean_square = products.sum() / M**2  # |mean g|^2
     noise = (np.trace(products) - M * mean_square) / (M - 1)
-    return noise / (mean_square - noise / M)
+    return noise, mean_square - noise / M
 
 
-def with_interval(products, per):
-    """The ratio and its 95 % interval, by a jackknife over rollouts of `per` gradients each."""
+def against(reference, products, per):
+    """What is reported of a rung: its noise against a reference's on the same rollouts.
+
+    interval: 95 %, by a jackknife over rollouts of `per` gradients each.
+    """
     M = len(products)
+
+    def share(part):
+        of_both = [noise_and_signal(each[np.ix_(part, part)])[0] for each in (products, reference)]
+        return of_both[0] / of_both[1]
+
     left = [np.delete(np.arange(M), np.s_[first : first + per]) for first in range(0, M, per)]
-    without = np.array([noise_over_signal(products[np.ix_(part, part)]) for part in left])
+    without = np.array([share(part) for part in left])
     error = np.sqrt((len(left) - 1) * without.var())
-    ratio = noise_over_signal(products)
-    return {"ratio": ratio, "interval": [ratio - 1.96 * error, ratio + 1.96 * error]}
+    noise, signal = noise_and_signal(products)
+    found = share(np.arange(M))
+    return {
+        "noise": found,
+        "interval": [found - 1.96 * error, found + 1.96 * error],
+        "noise_over_signal": noise / signal,
+    }
 
 
 def success_rates(model, tokenizer, problems, count, config, key):
@@ -122,7 +136,10 @@ def trained_critic(model, tokenizer, task, config):
 
 
 def measure(model, tokenizer, config):
-    """{rung: {ratio, interval, explained}} of a policy; explained: share of Var(R), over tokens."""
+    """{rung: what `against` says of it, explained} of a policy.
+
+    explained: share of Var(R), over tokens.
+    """
     task = CountdownTask()
     critic = trained_critic(model, tokenizer, task, config)
     gradients, explained = {}, {}
@@ -142,13 +159,18 @@ def measure(model, tokenizer, config):
                 vector = gradient(model, rollout, rows.tolist(), A, config)
                 gradients.setdefault(name, []).append(vector)
         print(f"rollout {number + 1} of {ROLLOUTS}", flush=True)
-    found = {}
+    products = {}
     for name, vectors in gradients.items():
         stacked = torch.stack(vectors)  # (M, n)
-        products = (stacked @ stacked.T).double().numpy()
-        found[name] = with_interval(products, len(vectors) // ROLLOUTS)
-        found[name]["explained"] = float(np.mean(explained[name]))
-    return found
+        products[name] = (stacked @ stacked.T).double().numpy()
+    per = len(gradients[REFERENCE]) // ROLLOUTS
+    return {
+        name: {
+            **against(products[REFERENCE], products[name], per),
+            "explained": float(np.mean(explained[name])),
+        }
+        for name in gradients
+    }
 
 
 def main():
@@ -159,7 +181,7 @@ def main():
     for name, path in (("base", config.model), (f"after {STEPS} steps", folder / "checkpoint")):
         model, tokenizer = common.load_model(str(path))
         report[name] = measure(model, tokenizer, replace(config, model=str(path)))
-        run_log.write_text(RESULT, json.dumps(report, indent=1) + "\n")
+        write_text(RESULT, json.dumps(report, indent=1) + "\n")
     for name, rungs in report.items():
         for rung, found in rungs.items():
             print(f"{name:14s} {rung:24s}", {k: np.round(v, 2).tolist() for k, v in found.items()})

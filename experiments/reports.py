@@ -3,7 +3,7 @@
 if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.reports")
 
-
+import re
 from collections import Counter
 
 import numpy as np
@@ -213,8 +213,11 @@ def transcripts():
         for sample in samples:
             verdict = "right" if sample["right"] else "wrong"
             numbers = " ".join(map(str, sample["numbers"]))
-            lines.extend(["", f"{numbers} -> {sample['target']}, {verdict}:", "", "```"])
-            lines.extend([sample["completion"], "```"])
+            shown = "\n".join(map(common.printable, sample["completion"].split("\n")))
+            # A fence longer than any in the text: nothing that a model writes gets out of it.
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
+            lines.extend(["", f"{numbers} -> {sample['target']}, {verdict}:", ""])
+            lines.extend([fence, shown, fence])
 
     titles = {arm: f"{arm}.py" for arm in SCRIPTS} | {
         "hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)",

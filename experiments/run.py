@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import torch
 
 import common
+import run_folder
 import run_log
 from countdown_task import REWARDS
 from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS, SELDOM
@@ -81,7 +82,7 @@ def run_one(name, seed):
     again = {"overwrite": begun} if arm.lag else {"resume": begun}
     config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), **again)
     module.train(config)
-    rows = run_log.read_jsonl(folder / "metrics.jsonl")
+    rows = run_folder.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
     if name == "grpo":
         models[0] = config.model
@@ -89,13 +90,13 @@ def run_one(name, seed):
         found = pass_at_k(*common.load_model(path), module, config)
         rows.append({"step": step, "pass_at": found})
     if seed == SEEDS[0]:  # transcripts of the first and the last evaluation
-        samples = run_log.read_jsonl(folder / "samples.jsonl")
+        samples = run_folder.read_jsonl(folder / "samples.jsonl")
         shown = (0, TAKE_OFF, config.steps) if name == "aha_020" else (0, config.steps)
         rows += [sample for sample in samples if sample["step"] in shown]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]
-    run_log.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")
+    run_folder.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")
 
 
 def shorten(value):

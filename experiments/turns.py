@@ -9,8 +9,8 @@ import json
 import numpy as np
 
 import common
-import run_log
 from countdown_task import OPERATORS, CountdownTask
+from run_folder import write_text
 from zoo import gigpo
 from zoo.calculator import combine
 
@@ -136,4 +136,4 @@ def one_group(model, tokenizer, config):
 if __name__ == "__main__":
     config = gigpo.Config()
     group = one_group(*common.load_model(config.model), config)
-    run_log.write_text(RESULT, json.dumps(group, indent=1) + "\n")
+    write_text(RESULT, json.dumps(group, indent=1) + "\n")

@@ -43,7 +43,9 @@ def draw_critic():
     for axes, (title, unit, lines) in zip(grid, CRITIC_PANELS, strict=True):
         for index, (arm, metric, label) in enumerate(lines):
             draw_seeds(axes, arm, metric, label, index)
+        low, high = axes.get_ylim()
         axes.set(title=title, xlabel="step", ylabel=unit)
+        axes.set_ylim(low, min(1, high + 0.4 * (high - low)))  # room for the legend
         legend(axes)
     grid[2].axhline(0.5, color="#666666", lw=1, ls=":")  # guessing
     save(
@@ -56,7 +58,7 @@ def draw_critic():
 
 
 def draw_noise():
-    """Noise over signal of a minibatch's gradient, for each rung and two policies."""
+    """Noise of a gradient against that under the batch's mean, for each rung and two policies."""
     report = json.loads(RESULT.read_text(encoding="utf-8"))
     figure, axes = plt.subplots(figsize=(8, 3.8), layout="constrained")
     for index, (policy, rungs) in enumerate(report.items()):
@@ -65,9 +67,11 @@ def draw_noise():
             style = {"color": COLOURS[index]}
             axes.plot(found["interval"], [place, place], lw=2, **style)
             label = policy if y == 0 else None
-            axes.scatter(found["ratio"], place, marker="os"[index], s=30, label=label, **style)
+            axes.scatter(found["noise"], place, marker="os"[index], s=30, label=label, **style)
     axes.set_yticks(range(len(rungs)), [f"V = {name}" for name in reversed(rungs)])
-    axes.set(xlabel="noise over signal of a gradient from 64 completions", xlim=(0, None))
+    axes.set(
+        xlabel="noise of a gradient, as a share of that under the batch's mean", xlim=(0, None)
+    )
     axes.set_title("How noisy is the gradient under each baseline?")
     legend(axes)
     save(

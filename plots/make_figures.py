@@ -326,12 +326,14 @@ def draw_ladder():
         values = [mean_over("eval_accuracy", 30, 30)(rows) for rows in load(arm).values()]
         colour = COLOURS[0] if arm == "grpo" else COLOURS[1]
         axes.axhline(y, color="#dddddd", lw=1, zorder=0)
-        axes.text(0.005, y, f"V = {baseline}", transform=axes.get_yaxis_transform(), va="bottom")
+        axes.text(
+            0.005, y + 0.1, f"V = {baseline}", transform=axes.get_yaxis_transform(), va="bottom"
+        )
         axes.plot(interval(values), [y, y], color=colour, lw=2)
         axes.scatter(values, [y] * len(values), s=16, color=colour, alpha=0.5)
         axes.scatter(np.mean(values), y, s=60, marker="|", color=colour)
     axes.set_yticks(range(len(RUNGS)), [f"{arm}.py" for arm in RUNGS], family="monospace")
-    axes.set(xlim=(0.5, 0.85), xlabel="held-out accuracy after 30 steps")
+    axes.set(xlim=(0.35, 0.8), xlabel="held-out accuracy after 30 steps")
     axes.set_title("One ladder: A = R - V")
     save(
         figure,

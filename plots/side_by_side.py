@@ -230,7 +230,7 @@ def page():
         for a, b in itertools.combinations(NAMES, 2)
     }
     data = {"axes": AXES + EXTRAS, "scripts": described, "pairs": pairs}
-    text = json.dumps(data, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
     return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text)
 
 

@@ -424,19 +424,24 @@ def test_defaults_are_those_of_the_papers_but_where_said():
     assert prime.Config().reward_learning_rate == 2 * hub.learning_rate
 
 
-def test_noise_over_signal_of_known_gradients():
-    """tr Var / |mean|^2 from products alone; unbiased; the scale does not count."""
+def test_noise_and_signal_of_known_gradients():
+    """tr Var and |mean|^2 from products alone, unbiased; shares with an interval that holds."""
     rng = np.random.default_rng(0)
-    truth = 20 * 0.5**2 / (20 * 0.2**2)  # 20 weights, deviation 0.5, mean 0.2
-    found = []
+    found, shares = [], []
     for _ in range(200):
-        vectors = rng.normal(0.2, 0.5, (64, 20))
-        found.append(gradient_noise.with_interval(vectors @ vectors.T, 4))
-        other = gradient_noise.noise_over_signal(49 * vectors @ vectors.T)
-        assert other == pytest.approx(found[-1]["ratio"])
-    assert np.mean([one["ratio"] for one in found]) == pytest.approx(truth, rel=0.05)
-    inside = [low <= truth <= high for low, high in (one["interval"] for one in found)]
+        vectors = rng.normal(0.2, 0.5, (64, 20))  # 20 weights, mean 0.2, deviation 0.5
+        louder = vectors + rng.normal(0, 0.5, (64, 20))  # twice the variance
+        products = [each @ each.T for each in (vectors, louder)]
+        found.append(gradient_noise.noise_and_signal(products[0]))
+        shares.append(gradient_noise.against(*products, 4))
+    noise, signal = np.mean(found, axis=0)
+    assert noise == pytest.approx(20 * 0.5**2, rel=0.05)
+    assert signal == pytest.approx(20 * 0.2**2, rel=0.05)
+    assert np.mean([one["noise"] for one in shares]) == pytest.approx(2, rel=0.05)
+    inside = [low <= 2 <= high for low, high in (one["interval"] for one in shares)]
     assert 0.85 < np.mean(inside) <= 1
+    itself = gradient_noise.against(products[0], products[0], 4)
+    assert itself["noise"] == 1 and itself["interval"] == [1, 1]
 
 
 def test_baselines_are_what_their_names_say(monkeypatch):
@@ -451,7 +456,6 @@ def test_baselines_are_what_their_names_say(monkeypatch):
     assert first_and_last == {
         "nothing": (0, 0),
         "the batch's mean": (0.5, 0.5),
-        "the group's mean": (0.25, 0.75),
         "the mean of the others": (0, 1),
         "a memory of 8 visits": pytest.approx((0.2, 0.6)),
         "the true success rate": pytest.approx((0.3, 0.7)),

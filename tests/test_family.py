@@ -11,6 +11,7 @@ import common
 import dapo
 import gdpo
 import grpo
+import run_folder
 import run_log
 from countdown_task import REWARDS, CountdownTask
 
@@ -354,7 +355,7 @@ def test_two_steps_and_resume(name, llama_folder, tmp_path, monkeypatch):
             **changes,
         )
         script.train(config)
-        rows = run_log.read_jsonl(tmp_path / folder / "metrics.jsonl")
+        rows = run_folder.read_jsonl(tmp_path / folder / "metrics.jsonl")
         return [
             {k: v for k, v in row.items() if "second" not in k and "memory" not in k}
             for row in rows

@@ -8,7 +8,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForC
 
 import common
 import grpo
-import run_log
+import run_folder
 from countdown_task import CountdownTask, InputError, prompt_text
 
 PROBLEMS = CountdownTask().held_out(4)
@@ -27,7 +27,7 @@ def train(folder, output_dir, **options):
         reward_weights=[1.0],
     )
     grpo.train(config)
-    rows = [row for row in run_log.read_jsonl(output_dir / "metrics.jsonl") if "reward" in row]
+    rows = [row for row in run_folder.read_jsonl(output_dir / "metrics.jsonl") if "reward" in row]
     assert all(row["updates"] > 0 for row in rows)  # else nothing was trained
     return rows, common.load_model(str(output_dir / "checkpoint"))[0]
 

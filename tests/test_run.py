@@ -18,11 +18,12 @@ import transformers
 import common
 import dapo
 import grpo
+import run_folder
 import run_log
+from metrics import repeatable
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
-MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
 METRICS = {
     *("reward", "reward_brevity", "reward_format", "accuracy", "length", "length_right"),
     *("length_wrong", "truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
@@ -100,8 +101,8 @@ def rejected(monkeypatch, **options):
 
 def training_rows(folder):
     """What metrics.jsonl says of training, step by step, without what the clock says."""
-    rows = [row for row in run_log.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+    rows = [row for row in run_folder.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
+    return repeatable(rows)
 
 
 def contents(folder):
@@ -114,7 +115,7 @@ def contents(folder):
 def test_run_directory(finished):
     """Everything that the README's glossary and a later reader rely on, in strict JSON."""
     names = {path.name for path in finished.folder.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoint"}
+    assert names == {"config.json", "metrics.jsonl", "samples.jsonl", "checkpoint", "lock"}
     settings = json.loads((finished.folder / "config.json").read_text())
     assert settings["script"] == "grpo" and settings["steps"] == STEPS
     lines = (finished.folder / "metrics.jsonl").read_text().splitlines()
@@ -126,7 +127,7 @@ def test_run_directory(finished):
     assert learnt >= len(steps) / 2  # else every test here is about nothing
     evaluated = [row["step"] for row in rows if "eval_accuracy" in row]
     assert evaluated == list(range(STEPS + 1))
-    samples = run_log.read_jsonl(finished.folder / "samples.jsonl")
+    samples = run_folder.read_jsonl(finished.folder / "samples.jsonl")
     assert {row["step"] for row in samples} == set(evaluated)
     assert all(row.keys() >= {"numbers", "target", "right", "completion"} for row in samples)
     transformers.AutoModelForCausalLM.from_pretrained(finished.folder / "checkpoint")
@@ -339,6 +340,6 @@ def test_default_run_learns(tmp_path):
     process = start(**options, output_dir=tmp_path / "run")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    rows = run_log.read_jsonl(tmp_path / "run/metrics.jsonl")
+    rows = run_folder.read_jsonl(tmp_path / "run/metrics.jsonl")
     first, last = (row["eval_accuracy"] for row in rows if "eval_accuracy" in row)
     assert last - first >= LEAST_GAIN

@@ -15,8 +15,10 @@ import torch
 import common
 import dr_grpo
 import grpo
+import run_folder
 import run_log
 from countdown_task import REWARDS, Problem, is_held_out
+from metrics import repeatable
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
@@ -175,7 +177,6 @@ OWN = {
     "ppo": {"prompts_per_step": 8, "group_size": 1},
     "vapo": {"pretrain_rollouts": 2},
 }
-MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
 
 
 def module_of(name):
@@ -197,8 +198,8 @@ def judge_by_length(patch, script):
 
 
 def metrics_of(folder):
-    rows = [row for row in run_log.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+    rows = [row for row in run_folder.read_jsonl(folder / "metrics.jsonl") if "reward" in row]
+    return repeatable(rows)
 
 
 @pytest.fixture(scope="module")

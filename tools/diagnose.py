@@ -13,18 +13,21 @@ if __package__ != "tools":
     raise SystemExit("run it from the repository's folder: python -m tools.diagnose RUN")
 
 import argparse
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import common
 from countdown_task import InputError
 from experiments.curves import curve
 from plots.style import COLOURS, STYLES, legend, plt
-from run_log import read_jsonl
+from run_folder import read_jsonl
 
 VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
 SHORTEST = 8  # training steps; a quarter of fewer is noise
+NEEDED = {"step", "reward", "accuracy", "length", "entropy"}  # in the row of a training step
 
 
 @dataclass(frozen=True)
@@ -36,22 +39,36 @@ class Finding:
 
 
 def read_run(path):
-    """(script, training rows, evaluation rows) of a run directory or of an experiment's log."""
+    """(script, training rows, evaluation rows) of a run directory or of an experiment's log.
+
+    Rows hold numbers only. InputError if it is no such log.
+    """
     log = path / "metrics.jsonl" if path.is_dir() else path
     if not log.is_file():
         raise InputError(f"{path}: no run here; name a directory with metrics.jsonl, or a log")
     rows = read_jsonl(log)
-    script = "?"
-    if path.is_dir() and (path / "config.json").exists():
-        script = json.loads((path / "config.json").read_text(encoding="utf-8")).get("script", "?")
-    if rows and "step" not in rows[0]:  # the head of an experiment's log
-        script = rows.pop(0)["script"].rpartition(".")[2]  # zoo.rloo: a run calls itself rloo
-    training = [row for row in rows if "grad_norm" in row]
+    head = {}
+    if rows and "step" not in rows[0]:  # of an experiment's log
+        head = rows.pop(0)
+    elif path.is_dir():
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            head = dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
+    script = common.printable(head.get("script", "?")).rpartition(".")[2]  # zoo.rloo is a rloo
+    rows = [
+        {common.printable(key): value for key, value in row.items() if is_number(value)}
+        for row in rows
+    ]
+    training = [row for row in rows if row.keys() >= NEEDED and row["length"] > 0]
     if len(training) < SHORTEST:
         raise InputError(
             f"{path}: {len(training)} training steps logged, at least {SHORTEST} are needed"
         )
-    return script, training, [row for row in rows if "eval_accuracy" in row]
+    return script, training, [row for row in rows if row.keys() >= {"step", "eval_accuracy"}]
+
+
+def is_number(value):
+    """Of a size that can be computed with; a log may be a stranger's."""
+    return isinstance(value, int | float) and abs(value) < 1e30
 
 
 class Quarters:
@@ -112,7 +129,7 @@ def component_names(rows):
 
 
 def colliding_components(q, script):
-    names = component_names(q.rows)
+    names = [name for name in component_names(q.rows) if all(name in row for row in q.rows)]
     up = [name for name in names if q.gain(name) > 0.05]
     stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
     moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
@@ -222,12 +239,13 @@ def draw(title, training, evaluations, found, path):
         metrics = PANELS[finding.symptom] or component_names(training)
         for index, metric in enumerate(metrics):
             steps, values = curve(training + evaluations, metric)
-            axes.plot(steps, values, color=COLOURS[index], ls=STYLES[index], label=metric)
+            look = {"color": COLOURS[index % len(COLOURS)], "ls": STYLES[index % len(STYLES)]}
+            axes.plot(steps, values, **look, label=metric.replace("$", r"\$"))  # no formula
         colour = COLOURS[1] if finding.shown else "black"
         axes.set_title(finding.symptom + (": shown" if finding.shown else ""), color=colour)
         axes.set_xlabel("step")
         legend(axes)
-    figure.suptitle(title)
+    figure.suptitle(title.replace("$", r"\$"))
     figure.savefig(path)
     plt.close(figure)
 
@@ -242,9 +260,10 @@ def main():
     try:
         script, training, evaluations = read_run(args.run)
     except InputError as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(2, f"error: {common.printable(error)}\n")
     found = findings(script, training)
-    print(f"{args.run}: {script}.py, {len(training)} steps")
+    name = common.printable(args.run)
+    print(f"{name}: {script}.py, {len(training)} steps")
     for finding in sorted(found, key=lambda finding: not finding.shown):
         print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
         if finding.shown:
@@ -252,7 +271,7 @@ def main():
     figure = args.figure
     if figure is None:
         figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
-    draw(f"{args.run.name}: {script}.py", training, evaluations, found, figure)
+    draw(f"{common.printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
     print(f"panels: {figure}")
 
 

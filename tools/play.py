@@ -23,7 +23,8 @@ from zoo import gigpo
 def show(rollout, problem):
     """Each completion and what its rewards say."""
     for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
-        print(f"\n<think>{completion}\n")
+        shown = "\n".join(map(common.printable, completion.split("\n")))
+        print(f"\n<think>{shown}\n")
         verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
         print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
 
@@ -46,7 +47,8 @@ def show_turns(rollout, tokenizer, config):
             answered = tokenizer.decode(tool_ids, skip_special_tokens=True).strip()
             left = " ".join(map(str, rollout.states[row][turn]))
             reply = in_colour(f"[{answered}]") if answered else ""
-            print(f"  {left:14s}  {steps[row, turn]:+11.2f}   {said.strip()} {reply}")
+            wrote = common.printable(said.strip())
+            print(f"  {left:14s}  {steps[row, turn]:+11.2f}   {wrote} {reply}")
 
 
 def in_colour(text):
@@ -85,7 +87,7 @@ def main():
         generator = common.torch_stream(args.seed, "play")
         rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
-        parser.error(str(error))
+        parser.error(common.printable(error))
     print(prompt_text(problem))
     if args.turns:
         show_turns(rollout, tokenizer, config)

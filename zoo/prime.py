@@ -22,7 +22,7 @@ Coordinates on the six axes:
 vs grpo.py: 1) a reward model of the policy's size, the initial model at first, rewards every token;
     2) baseline without the completion itself; 3) token mean, whitened over tokens; 4) the KL's
     reference model serves the reward model instead.
-The rollout is scored before the reward model sees its outcomes, as in the paper (--score fresh).
+A rollout is scored before the reward model sees its outcomes, as the authors do (--score fresh).
 Not implemented: the filter on a group's accuracy, oversampling.
 """
 

@@ -60,7 +60,7 @@ class Config:
     reward_components: list[str] = option(["answer"], "0 or 1", choices=["answer"])  # <- tracker
     reward_weights: list[float] = option([1.0], "1", choices=[1], one_for_each="reward_components")
     pool_size: int = option(512, "N: problems", at_least=1)  # <- tracker
-    offline_completions: int = option(8, "of each problem, before step 1", at_least=1)
+    offline_completions: int = option(8, "of each problem before step 1", at_least=1, below=1000)
     rho_min: float = option(0.875, "8 visits count", at_least=0, at_most="rho_max")
     rho_max: float = option(0.96, "25 visits count", at_least=0, below=1)
     half_life: float = option(0.06, "D_half, nats per token", above=0)

@@ -1,0 +1,172 @@
+"""What a run measures: the means that the loss reports, and a description of what was sampled.
+
+docs/metrics.md says what each number means. run_log.py writes them.
+"""
+
+import itertools
+import math
+import statistics
+import sys
+
+import torch
+
+from common import DEVICE
+
+COLUMNS = {  # of the console: metric -> (header, format)
+    "reward": ("reward", "6.3f"),
+    "accuracy": ("right", "5.0%"),
+    "length": ("tokens", "6.1f"),
+    "length_right": ("if right", "8.1f"),
+    "length_wrong": ("if wrong", "8.1f"),
+    "truncated": ("cut", "4.0%"),
+    "entropy": ("entropy", "7.3f"),
+    "clip_low": ("clip-", "6.2%"),
+    "clip_high": ("clip+", "6.2%"),
+    "kl_ref": ("kl ref", "6.4f"),
+    "grad_norm": ("grad", "5.2f"),
+    "seconds": ("sec", "5.1f"),
+}
+MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
+FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
+
+
+class TokenMetrics:
+    """Means over the completion tokens of all minibatches; for `ratio` also the extremes."""
+
+    def __init__(self):
+        self.sums = {}
+        self.count = 0  # tokens
+        self.lowest_ratio = 1.0
+        self.highest_ratio = 1.0
+        self.forks = 0
+        self.forks_clipped = 0
+        self.grad_norms = []
+
+    def add(self, metrics, mask, entropy):
+        """What policy_loss reports of one micro-batch, each (b, T') or (b, 1)."""
+        if not mask.any():  # overlong filtering can empty a micro-batch
+            return
+        self.count += mask.sum().item()
+        clipped = metrics["clip_high"] | metrics.get("clip_low", metrics["clip_high"])
+        forks = (mask > 0) & (entropy > FORK_ENTROPY)
+        self.forks += forks.sum().item()
+        self.forks_clipped += (forks & clipped).sum().item()
+        for name, values in metrics.items():
+            values = values.detach().expand_as(mask)
+            self.sums[name] = self.sums.get(name, 0.0) + (values * mask).sum().item()
+            if name == "ratio":
+                low, high = values[mask > 0].aminmax()
+                self.lowest_ratio = min(self.lowest_ratio, low.item())
+                self.highest_ratio = max(self.highest_ratio, high.item())
+
+    def summary(self):
+        """{metric: value}; None for what was not measured, because no group had signal."""
+        names = ("ratio", "clip_low", "clip_high", "kl_ref", "kl_old")
+        norms = self.grad_norms
+        good = list(itertools.takewhile(math.isfinite, norms))  # of the updates before a broken one
+        broken = {"broken_update": len(good) + 1, "last_good_norm": good[-1] if good else None}
+        means = {name: total / self.count for name, total in self.sums.items()}
+        return {
+            **(means or dict.fromkeys(names)),
+            "ratio_min": self.lowest_ratio if means else None,
+            "ratio_max": self.highest_ratio if means else None,
+            "clip_forks": self.forks_clipped / self.forks if self.forks else None,
+            "grad_norm": statistics.fmean(norms) if norms else None,
+            "updates": len(norms),
+            **(broken if len(good) < len(norms) else {}),
+        }
+
+
+def describe(rollout, rewards, config):
+    """What was sampled: rewards (P, G, K), lengths of right and wrong completions, entropy."""
+
+    def mean(values):
+        return values.float().mean().item() if values.numel() else None
+
+    lengths = rollout.mask.sum(1)
+    right = rollout.correct > 0
+    weights = torch.tensor(config.reward_weights)
+    pooled = (rewards[..., : len(weights)] * weights).sum(-1)
+    spread = pooled.amax(1) - pooled.amin(1)  # (P,) of each group
+    components = {
+        f"reward_{name}": mean(rewards[..., index])
+        for index, name in enumerate(config.reward_components)
+    }
+    return {
+        "reward": mean(pooled),
+        "accuracy": mean(rollout.correct),
+        **components,
+        "length": mean(lengths),
+        "length_right": mean(lengths[right]),
+        "length_wrong": mean(lengths[~right]),
+        "truncated": mean(rollout.truncated),
+        "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
+        "groups_without_signal": mean(spread < 1e-6) if pooled.shape[1] > 1 else None,
+        "completions_sampled": rollout.completions_sampled,
+        "tokens_sampled": rollout.tokens_sampled,
+    }
+
+
+def explained_variance(rollout, rewards, config):
+    """Share of the variance of R that a critic's values explain, over all tokens and by quarter.
+
+    Rewards (P, G, K), rollout.values (B, T); quarters of each completion: _q1 to _q4. Against R,
+    not against the returns that the critic is trained on: for lambda < 1 those contain its values.
+    None where R does not vary.
+    """
+    mask = rollout.mask > 0  # (B, T)
+    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
+    R = pooled.to(rollout.mask).view(-1, 1).expand_as(mask)
+    rest = R - rollout.values
+    place = rollout.mask.cumsum(1) / (rollout.mask.sum(1, keepdim=True) + 1)  # in (0, 1)
+    parts = {"explained": mask}
+    parts |= {f"explained_q{q + 1}": mask & ((4 * place).long() == q) for q in range(4)}
+    return {
+        name: 1 - (rest[on].var() / R[on].var()).item() if R[on].var() > 1e-9 else None
+        for name, on in parts.items()
+    }
+
+
+def auc(score, right):
+    """Chance that a right completion scores higher than a wrong one: scores and 0 or 1, (B,).
+
+    Half is guessing; None if there are not both.
+    """
+    above = score[right > 0, None] - score[right == 0]  # (right, wrong)
+    return (above > 0).float().add(above == 0, alpha=0.5).mean().item() if above.numel() else None
+
+
+def transcripts(rollout):
+    """[{numbers, target, right, completion}] of every row."""
+    rows = zip(rollout.problems, rollout.correct.tolist(), rollout.completions, strict=True)
+    return [
+        {
+            "numbers": problem.numbers,
+            "target": problem.target,
+            "right": bool(right),
+            "completion": text,
+        }
+        for problem, right, text in rows
+    ]
+
+
+def repeatable(rows):
+    """Rows of a log without what a clock and the machine say: the same for two equal runs."""
+    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+
+
+def accuracy_text(metrics):
+    half = 1.96 * math.sqrt(metrics["accuracy"] * (1 - metrics["accuracy"]) / metrics["problems"])
+    return f"{metrics['accuracy']:.1%} ± {half:.1%}"
+
+
+def peak_memory_mb():
+    """Largest memory of this process so far: on CUDA the GPU's, else resident memory."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has no getrusage
+        return math.nan
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
