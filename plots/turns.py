@@ -140,7 +140,7 @@ def draw_measured():
     for axes, (title, unit, lines) in zip(grid.flat, TURN_PANELS, strict=True):
         for index, (arm, metric, label) in enumerate(lines):
             draw_seeds(axes, arm, metric, label, index, last_step=20)
-        axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
+        axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit, xticks=range(0, 21, 5))
         legend(axes)
     for axes in grid[0]:
         axes.axhline(0, color="#666666", lw=1, ls=":")

@@ -61,7 +61,7 @@ class Config:
     clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
     kl_coef: float = option(0.04, "beta: weight of the KL to the reference")
     step_coef: float = option(1.0, "omega: weight of the turn's advantage")  # <- advantage
-    gamma: float = option(0.95, "a turn later counts this much", above=0)  # <- advantage
+    gamma: float = option(0.95, "a turn later counts this much", within=(0, 1))  # <- advantage
     reward_components: list[str] = option(["answer"], "K of them", choices=REWARDS)  # <- turns
     reward_weights: list[float] = option([1.0], "one each", one_for_each="reward_components")
     # Task
