@@ -169,6 +169,24 @@ def test_contract(name):
     assert violations(name, source_of(name)) == []
 
 
+def changes(old, new):
+    """What the documents say of a diff, "+added -removed", in code lines."""
+    old, new = ([line for line, _ in code_lines(source)] for source in (old, new))
+    parts = difflib.SequenceMatcher(None, old, new, False).get_opcodes()
+    parts = [part for part in parts if part[0] != "equal"]
+    return f"+{sum(d - c for *_, c, d in parts)} -{sum(b - a for _, a, b, *_ in parts)}"
+
+
+@pytest.mark.parametrize("name", scripts()[1:])
+def test_the_maps_count_the_lines(name):
+    """The last column of the README's map and of the ladder's."""
+    page = "docs/ladder.md" if name.startswith("zoo.") else "README.md"
+    text = (HERE / page).read_text(encoding="utf-8")
+    file = f"{name.rpartition('.')[2]}.py"
+    rows = re.findall(rf"^\| \[?{file}\b.*(\+\d+ -\d+) \|$", text, re.MULTILINE)
+    assert rows == [changes(source_of(parent(source_of(name))), source_of(name))]
+
+
 @pytest.mark.parametrize("name", scripts())
 def test_length_and_docstring(name):
     source = source_of(name)
