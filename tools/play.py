@@ -2,7 +2,7 @@
 
 python -m tools.play 3 7 12 --target 33                                     # the base model
 python -m tools.play 3 7 12 --target 33 --model runs/grpo-seed1/checkpoint  # after GRPO
-python -m tools.play 3 7 12 --target 33 --turns --samples 8  # with a calculator, turn by turn
+python -m tools.play 3 7 11 --target 54 --turns --samples 8  # with a calculator, turn by turn
 """
 
 if __package__ != "tools":
