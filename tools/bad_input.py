@@ -39,7 +39,7 @@ NUMBERS = ["-1", "0", "1", "2", "3", "7", "-9223372036854775808", "9223372036854
 NUMBERS += ["1" + "0" * 400, "1e3", "0.5", "nan", "inf", "-inf", "1e-300", "1e-30", "1e30", "1e300"]
 TEXTS = ["", ".", "/", "/dev/null", "/dev/null/x", "nowhere", "a" * 300, "ä ö", "\x1b[2J", "\udcff"]
 VALUES = {int: NUMBERS, float: NUMBERS, str: TEXTS, bool: ["", "maybe", "1", "true", "0"]}
-ENDLESS = ("steps", "checkpoint_every")  # the harness stops these runs after their second step
+BEFORE_STEP_1 = ("pretrain_rollouts",)  # valid numbers have no end, and no step to stop a run at
 
 REFUSED, TRAINED, STOPPED = "refused", "trained", "stopped at its update"
 OTHER = "anything else"
@@ -49,6 +49,8 @@ def values_of(field):
     """Lists of words to try for a field of a Config."""
     kind = getattr(field.type, "__args__", [field.type])[0]  # of a list: of its elements
     alone = [[value] for value in [*WRONG, *VALUES[kind]]]
+    if field.name in BEFORE_STEP_1:
+        alone = [[value] for [value] in alone if len(value) < 10]
     bounds = field.metadata["bounds"]
     known = [[str(name)] for name in bounds.get("choices", [])]
     if field.type is kind:
