@@ -1,7 +1,7 @@
 """GiGPO: Group-in-Group Policy Optimization, for agents with turns (arXiv:2505.10978).
 
-For each prompt sample a group of G trajectories o_1 .. o_G of several turns; the group is the
-baseline of a trajectory, and all turns of the group that began in the same state that of a turn:
+For each prompt sample a group of G trajectories o_1 .. o_G of several turns. Of a trajectory the
+group is the baseline; of a turn, the group's turns from the same state are the baseline:
 
     A_i  = (R_i - mean(R)) / std(R)                       of the trajectory, as in grpo.py
     R_ik = gamma^(K_i - 1 - k) R_i                        return of turn k of K_i
