@@ -3,6 +3,9 @@
 python -m experiments.turns   # seconds; writes experiments/turns.json, one group of the base
 """
 
+if __package__ != "experiments":
+    raise SystemExit("run it from the repository's folder: python -m experiments.turns")
+
 import itertools
 import json
 
