@@ -23,6 +23,7 @@ OPTIONS |= {"dtype": "float32", "learning_rate": 1e-3}
 LEARNS = {"reward_components": ["brevity", "format"]}  # the model is never right
 OWN = {  # script: what would take long otherwise, or have no effect
     "dapo": {"max_refills": 1, "overlong_cache": 4},
+    "zoo.gigpo": {"reward_weights": [1.0, 0.1]},
     "zoo.reinforce_pp": {"group_size": 1, "prompts_per_step": 8},
     "zoo.spo": {"pool_size": 4, "offline_completions": 2},
 }
