@@ -20,6 +20,7 @@ import engine
 import grpo
 from countdown_task import Problem
 from experiments import turns
+from tools import play
 from zoo import calculator, gigpo
 from zoo.calculator import Calculator, numbers_left, reply
 
@@ -308,6 +309,25 @@ def test_the_game_of_the_page_trains(llama_folder, tmp_path, monkeypatch):
     options |= {"eval_problems": 2, "model": llama_folder, "output_dir": str(folder)}
     gigpo.train(gigpo.Config(**options, reward_components=["brevity"]))
     assert len((folder / "metrics.jsonl").read_text().splitlines()) >= 3
+
+
+def test_play_shows_who_wrote_what(monkeypatch, capsys):
+    """Every reply in brackets is what the calculator says to the text before it."""
+    options = ["--target", "33", "--turns", "--samples", "4"]
+    monkeypatch.setattr(sys, "argv", ["play", "3", "7", "12", *options])
+    play.main()
+    shown = capsys.readouterr().out
+    first = re.findall(r"^  3 7 12 +[+-][\d.]+ +(\S+=) \[(.+)\]", shown, re.MULTILINE)
+    assert shown.count("advantage of the trajectory") == 4 and len(first) >= 4
+    assert all(reply(call, Problem((3, 7, 12), 33)).strip() == said for call, said in first)
+
+
+def test_play_compares_two_trajectories_at_least(monkeypatch, capsys):
+    options = ["--target", "33", "--turns", "--samples", "1"]
+    monkeypatch.setattr(sys, "argv", ["play", "3", "7", "12", *options])
+    with pytest.raises(SystemExit):
+        play.main()
+    assert "--turns compares trajectories: give --samples 2" in capsys.readouterr().err
 
 
 def test_the_tree_is_drawn_from_what_its_group_earned():

@@ -74,6 +74,8 @@ def main():
         parser.error("give 2 to 6 numbers, and make them and --target positive")
     if args.samples < 1 or args.max_new_tokens < 1 or args.temperature <= 0:
         parser.error("--samples, --max_new_tokens and --temperature must be positive")
+    if args.turns and args.samples < 2:
+        parser.error("--turns compares trajectories: give --samples 2 or more")
     problem = Problem(tuple(args.numbers), args.target)
 
     try:
