@@ -189,8 +189,7 @@ class Probes:
 
     def see_turn_advantages(self, steps, pooled, states, config):
         """What kinds of turns there were, and what GiGPO's second advantage says of each."""
-        std = pooled.std(1, keepdim=True) + 1e-4
-        whole = ((pooled - pooled.mean(1, keepdim=True)) / std).flatten()
+        whole = turns.trajectory_advantages(pooled)
         self.found |= turns.describe(self.rollout, steps, whole, self.tokenizer)
 
     def see_agreement(self, agree, *_):

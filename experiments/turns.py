@@ -8,10 +8,12 @@ if __package__ != "experiments":
 
 import itertools
 import json
+from dataclasses import dataclass
 
 import numpy as np
 
 import common
+import grpo
 from countdown_task import OPERATORS, CountdownTask
 from run_folder import write_text
 from zoo import gigpo
@@ -70,6 +72,22 @@ def state_value(state, target):
     return 0.0
 
 
+@dataclass
+class Turn:
+    """One turn of a trajectory, for describe."""
+
+    kind: str
+    S: float  # its own advantage
+    A: float  # its trajectory's
+    value: float | None  # of the two numbers that it leads to, if it opens a pair
+
+
+def trajectory_advantages(pooled):
+    """Pooled rewards (P, G) -> the advantages (B,) of grpo.py, 0 in a group without signal."""
+    one = grpo.Config(reward_components=["answer"], reward_weights=[1.0])
+    return grpo.compute_advantages(pooled.unsqueeze(-1), one).flatten()
+
+
 def correlation(a, b):
     """Pearson's; None where one of them does not vary."""
     varies = len(a) > 1 and np.std(a) > 0 and np.std(b) > 0
@@ -79,11 +97,11 @@ def correlation(a, b):
 def describe(rollout, steps, whole, tokenizer):
     """Numbers of one rollout's turns: steps S (B, most turns), whole A_E (B,).
 
-    For every kind its share and its mean S; turns per trajectory; turns in a step group of their
-    own; signal in groups without any; and whether S and A_E of an opening turn know if the pair of
-    numbers that it leads to can hit the target.
+    For every kind its share and its mean S; turns per trajectory; signal in groups without any;
+    and whether S and A_E of an opening turn know if the pair of numbers that it leads to can hit
+    the target.
     """
-    turns, found = [], {}
+    turns = []
     for row in range(len(rollout.states)):
         kinds = kinds_of(rollout, row, tokenizer)
         for turn, name in enumerate(kinds):
@@ -91,19 +109,20 @@ def describe(rollout, steps, whole, tokenizer):
             target = rollout.problems[row].target
             opens = name in ("open", "wait") and after is not None and len(after) == 2
             value = state_value(after, target) if opens else None
-            turns.append((name, float(steps[row, turn]), float(whole[row]), value))
+            turns.append(Turn(name, float(steps[row, turn]), float(whole[row]), value))
+    found = {}
     for name in KINDS:
-        own = [S for kind_of_turn, S, _, _ in turns if kind_of_turn == name]
+        own = [one.S for one in turns if one.kind == name]
         found[f"turn_share_{name}"] = len(own) / len(turns)
         found[f"turn_S_{name}"] = float(np.mean(own)) if own else None
     found["turns"] = len(turns) / len(rollout.states)
-    silent = [S for _, S, A, _ in turns if A == 0]
+    silent = [one.S for one in turns if one.A == 0]
     found["turn_signal_in_silent_groups"] = float(np.mean(np.abs(silent) > 0)) if silent else None
-    judged = [(S, A, value) for _, S, A, value in turns if value is not None]
+    judged = [one for one in turns if one.value is not None]
     if judged:
-        S, A, value = zip(*judged, strict=True)
-        found["value_known_to_turn"] = correlation(S, value)
-        found["value_known_to_trajectory"] = correlation(A, value)
+        values = [one.value for one in judged]
+        found["value_known_to_turn"] = correlation([one.S for one in judged], values)
+        found["value_known_to_trajectory"] = correlation([one.A for one in judged], values)
     return found
 
 
@@ -120,7 +139,7 @@ def one_group(model, tokenizer, config):
     rewards = gigpo.compute_rewards(rollout.problems, rollout.completions, config)
     pooled = rewards.sum(-1)
     S = gigpo.turn_advantages(pooled, rollout.states, config)
-    whole = (pooled - pooled.mean()) / (pooled.std() + 1e-4)
+    whole = trajectory_advantages(pooled)
     trajectories = []
     for row in range(config.group_size):
         kinds = kinds_of(rollout, row, tokenizer)
@@ -131,7 +150,7 @@ def one_group(model, tokenizer, config):
                 zip(rollout.states[row], kinds, texts, strict=False)
             )
         ]
-        right, advantage = bool(rollout.correct[row]), round(float(whole[0, row]), 3)
+        right, advantage = bool(rollout.correct[row]), round(float(whole[row]), 3)
         trajectories.append({"right": right, "advantage": advantage, "turns": turns})
     return {"numbers": problem.numbers, "target": problem.target, "trajectories": trajectories}
 

@@ -103,6 +103,24 @@ def squeeze(lines):
     return re.sub(r"[\s,]", "", re.sub(r"  #.*", "", "\n".join(line for line, _ in lines)))
 
 
+def spans(lines):
+    """Every run of neighbouring lines."""
+    ends = range(1, len(lines) + 1)
+    return [lines[start:end] for end in ends for start in range(end)]
+
+
+def reflowed(removed, added):
+    """Whether all of a hunk, or a part without a marker, only breaks its lines elsewhere.
+
+    Lines that move into a loop are indented as they were broken: that is no reflow.
+    """
+    if squeeze(removed) == squeeze(added):
+        return True
+    before = {squeeze(span): len(span) for span in spans(removed)}
+    plain = [span for span in spans(added) if not any(marker(line) for line, _ in span)]
+    return any(before.get(squeeze(span), len(span)) != len(span) for span in plain)
+
+
 def shape(line):
     """The line with every name alike: equal for two lines if names alone differ."""
     return re.sub(r"[A-Za-z_]\w*", "x", line)
@@ -132,7 +150,7 @@ def violations(name, variant):
             twins = [x for x, _ in removed if x.strip() and shape(x) == shape(line) and x != line]
             if twins and not axis:
                 found.append(f"renamed: {line}")
-        if squeeze(removed) == squeeze(added):
+        if reflowed(removed, added):
             found.append(f"reflowed, no axis moved: {first}")
         if added and not places & new and not any(marker(line) for line, _ in added):
             found.append(f"unmarked: {first}")

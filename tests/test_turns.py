@@ -107,10 +107,11 @@ def sampled(base):
 
 
 def tools_tokens(rollout, row, tokenizer):
-    """(B, T) places of the tool's tokens of a row, found by asking the tool again."""
+    """Places of the tool's tokens of a row, found by asking the tool again."""
     ids = rollout.completion_ids[row].tolist()
     last = engine.last_places(rollout.mask)[row]
-    tools, at = set(), 0
+    tools = set()
+    at = 0
     while at < last:
         words = reply(
             tokenizer.decode(ids[: at + 1], skip_special_tokens=True), rollout.problems[row]
@@ -213,18 +214,13 @@ def test_any_tokenizer_will_do(qwen_folder):
 # ---- Advantages ---------------------------------------------------------------------------------
 
 
-def two_trajectories(rewards, gamma=0.95, step_coef=1.0, by_std=True):
-    """s0 -> s1 in both; (advantages of the turns in s0, in s1), by the script."""
-    config = gigpo.Config(group_size=2, gamma=gamma, step_coef=step_coef)
-    states = [[(1, 2, 3), (3, 3)]] * 2
-    turns = torch.tensor([[0, 1], [0, 1]])
-    A = gigpo.compute_advantages(torch.tensor(rewards).view(1, 2, 1), turns, states, config)
-    return A.tolist()
-
-
 def test_advantages_by_hand():
     """One wins: both parts are 1/sqrt 2 in every state, whatever gamma: each has its own std."""
-    won, lost = two_trajectories([1.0, 0.0])
+    config = gigpo.Config(group_size=2)
+    states = [[(1, 2, 3), (3, 3)]] * 2
+    turns = torch.tensor([[0, 1], [0, 1]])
+    rewards = torch.tensor([1.0, 0.0]).view(1, 2, 1)
+    won, lost = gigpo.compute_advantages(rewards, turns, states, config).tolist()
     half = 2**-0.5
     assert won == pytest.approx([2 * half, 2 * half], abs=1e-3)
     assert lost == pytest.approx([-2 * half, -2 * half], abs=1e-3)
@@ -279,7 +275,7 @@ def test_without_omega_the_turns_do_not_matter():
     torch.manual_seed(0)
     rewards = torch.rand(2, 4, 1)
     states = [[(1, 2, 3), (3, 3), (1, 5)][: 1 + row % 3] for row in range(8)]
-    turns = torch.randint(0, 1, (8, 6))
+    turns = torch.tensor([[min(t, row % 3) for t in range(6)] for row in range(8)])
     config = gigpo.Config(group_size=4, step_coef=0.0)
     hub = grpo.compute_advantages(
         rewards, grpo.Config(reward_components=["answer"], reward_weights=[1.0])

@@ -42,7 +42,8 @@ def show_turns(rollout, tokenizer, config):
         for turn in range(int(rollout.turns[row, :last].max()) + 1):
             here = (rollout.turns[row, :last] == turn).nonzero()[:, 0]
             tools = rollout.mask[row, here] == 0
-            model_ids, tool_ids = (rollout.completion_ids[row, here[on]] for on in (~tools, tools))
+            model_ids = rollout.completion_ids[row, here[~tools]]
+            tool_ids = rollout.completion_ids[row, here[tools]]
             said = tokenizer.decode(model_ids, skip_special_tokens=True).replace("\n", " ")
             answered = tokenizer.decode(tool_ids, skip_special_tokens=True).strip()
             left = " ".join(map(str, rollout.states[row][turn]))

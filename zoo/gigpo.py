@@ -219,22 +219,20 @@ def compute_advantages(rewards, turns, states, config):  # <- advantage: of traj
 
 def turn_advantages(pooled, states, config):  # <- advantage: against turns from the same state
     """Rewards (P, G), states of each trajectory's turns -> S (B, most turns), 0 for a lone turn."""
-    most = max(map(len, states))
-    S = torch.zeros(len(states), most).to(pooled)
-    G = pooled.shape[1]
-    for first in range(0, len(states), G):
-        alike = {}  # state: [(row, turn, return)] of one group
-        for row in range(first, first + G):
-            R = pooled.flatten()[row].item()
-            for turn, state in enumerate(states[row]):
-                later = len(states[row]) - 1 - turn
-                alike.setdefault(state, []).append((row, turn, config.gamma**later * R))
-        for found in alike.values():
-            rows, places, returns = zip(*found, strict=True)
-            returns = torch.tensor(returns).to(pooled)
-            if len(found) > 1 and returns.amax() - returns.amin() > 1e-6:
-                centred = returns - returns.mean()
-                S[list(rows), list(places)] = centred / (returns.std() + 1e-4)
+    rewards = pooled.flatten().tolist()  # B
+    returns = torch.zeros(len(states), max(map(len, states))).to(pooled)  # (B, most turns)
+    alike = {}  # (group, state): the places (row, turn) of its turns
+    for row, visited in enumerate(states):
+        for turn, state in enumerate(visited):
+            later = len(visited) - 1 - turn
+            returns[row, turn] = config.gamma**later * rewards[row]
+            alike.setdefault((row // config.group_size, state), []).append((row, turn))
+    S = torch.zeros_like(returns)
+    for places in alike.values():
+        rows, turns = torch.tensor(places).T
+        found = returns[rows, turns]
+        if len(found) > 1 and found.amax() - found.amin() > 1e-6:
+            S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)
     return S
 
 
