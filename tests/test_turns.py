@@ -142,11 +142,12 @@ def test_no_token_of_the_tool_is_the_models(sampled, base):
 def test_what_is_read_is_what_was_sampled(sampled, base):
     """Log-probs of the model's tokens are those of one plain forward over all that was read."""
     rollout, config = sampled
-    model, _ = base
+    model, tokenizer = base
     ours = gigpo.completion_logprobs(model, rollout, [3, 0, 11, 17], config)
     for place, row in enumerate([3, 0, 11, 17]):
         last = engine.last_places(rollout.mask)[row]
         ids = rollout.completion_ids[row, :last].tolist()
+        assert rollout.completions[row] == tokenizer.decode(ids, skip_special_tokens=True)
         plainly = engine.logprobs_plainly(model, rollout.prompts[row], ids, config.temperature)
         mask = rollout.mask[row, :last]
         torch.testing.assert_close(ours[place, :last], plainly * mask, atol=1e-4, rtol=1e-4)

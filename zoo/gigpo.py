@@ -231,7 +231,7 @@ def turn_advantages(pooled, states, config):  # <- advantage: against turns from
     for places in alike.values():
         rows, turns = torch.tensor(places).T
         found = returns[rows, turns]
-        if len(found) > 1 and found.amax() - found.amin() > 1e-6:
+        if found.amax() - found.amin() > 1e-6:  # a lone turn has nothing to be compared with
             S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)
     return S
 
