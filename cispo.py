@@ -198,7 +198,8 @@ def policy_loss(logprobs, old_logprobs, advantages, mask, config):  # <- KL: dro
     """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     weight = ratio.clamp(max=1 + config.clip_high).detach()  # <- clip width: the weight is clipped
-    token_loss = -weight * advantages * logprobs  # <- KL: dropped
+    surrogate = weight * advantages * logprobs
+    token_loss = -surrogate  # <- KL: dropped
     metrics = {
         "ratio": ratio,
         "clip_high": ratio > 1 + config.clip_high,  # <- clip width: for both signs of A

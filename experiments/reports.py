@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 import common
+from experiments import compositions
 from experiments.arms import AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import all_measured, number, pass_at, saturating_fit
@@ -76,7 +77,9 @@ def results():
             unit = "" if index in (2, 3) else " %"
             cells.append(f"{values.mean():.1f}{unit} ({low:.1f} to {high:.1f})")
         lines.append(f"| {script}.py | {' | '.join(cells)} |")
-    return "\n".join([*lines, *old_rollouts(), *votes(), *diagnoses()]) + "\n"
+    return (
+        "\n".join([*lines, *old_rollouts(), *votes(), *compositions.report(), *diagnoses()]) + "\n"
+    )
 
 
 def with_interval(values, unit=""):

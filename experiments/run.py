@@ -13,7 +13,7 @@ if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.run")
 
 import argparse
-import importlib.util
+import importlib
 import json
 import os
 import subprocess
@@ -24,6 +24,7 @@ from types import SimpleNamespace
 import torch
 
 import common
+import compose
 import run_folder
 import run_log
 from countdown_task import REWARDS
@@ -41,10 +42,11 @@ TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
     REWARDS.update(MORE_REWARDS)
-    path = common.HERE / f"{arm.script.replace('.', '/')}.py"
-    spec = importlib.util.spec_from_file_location(f"{arm.script}_watched", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if arm.parts:
+        RUNS.mkdir(parents=True, exist_ok=True)
+        module = compose.module_of(arm.parts, RUNS)
+    else:
+        module = compose.load(common.HERE / f"{arm.script.replace('.', '/')}.py")
     for name, source in arm.swap.items():
         setattr(module, name, getattr(importlib.import_module(source), name))
     if arm.lag:
@@ -53,7 +55,7 @@ def prepare(arm):
 
     class WatchedRun(run_log.Run):
         def __init__(self, config, script):
-            super().__init__(config, path)
+            super().__init__(config, module.__file__)
 
         def log(self, step, metrics):
             super().log(step, {**metrics, **probes.summary()})
@@ -95,6 +97,7 @@ def run_one(name, seed):
         shown = (0, TAKE_OFF, config.steps) if name == "aha_020" else (0, config.steps)
         rows += [sample for sample in samples if sample["step"] in shown]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
+    head |= {"parts": arm.parts} if arm.parts else {}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]
     run_folder.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import textwrap
+from functools import cache
 
 from common import HERE
 
@@ -29,14 +31,39 @@ def scripts():
     return sorted(found, key=lambda name: (name != "grpo", "." in name, name))
 
 
+@cache
+def code_lines(source):
+    """[(line, the top-level function or class it belongs to)], the docstring left out."""
+    tree, where = ast.parse(source), {}
+    for node in tree.body[1:]:
+        label = "imports" if isinstance(node, ast.Import | ast.ImportFrom) else "other"
+        label = getattr(node, "name", label)
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        where |= dict.fromkeys(range(first, node.end_lineno + 1), label)
+    skip = tree.body[0].end_lineno
+    lines = source.splitlines()
+    return [(line, where.get(i, "between")) for i, line in enumerate(lines[skip:], skip + 1)]
+
+
+@cache
+def docstring_of(source):
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
 def coordinates(source):
     """{axis or extra: where a script's docstring says that it is}; only those that it names."""
-    doc = ast.get_docstring(ast.parse(source)) or ""
+    doc = docstring_of(source)
     found = {
         name: re.search(rf"^    {re.escape(name)}  +(\S.*)", doc, re.MULTILINE)
         for name in AXES + EXTRAS
     }
     return {name: match[1] for name, match in found.items() if match}
+
+
+def equations(source):
+    """The lines of a script's docstring that state its method, up to the coordinates."""
+    doc = docstring_of(source).partition("Coordinates on the six axes:")[0]
+    return textwrap.dedent(doc.split("baseline:\n\n", 1)[-1]).rstrip().splitlines()
 
 
 def moved_axes(source, hub):

@@ -17,7 +17,7 @@ from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
-from plots import critics, failures, turns
+from plots import compositions, critics, failures, turns
 from plots.axes import coordinates
 from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
 
@@ -530,6 +530,7 @@ def main():
     draw_symptoms()
     failures.draw()
     turns.draw()
+    compositions.draw()
     draw_summary(all_measured())
     draw_speed()
 

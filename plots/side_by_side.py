@@ -20,14 +20,13 @@ import json
 import keyword
 import re
 import shutil
-import textwrap
 import tokenize
 from pathlib import Path
 
 import common
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
 from experiments.curves import load
-from plots.axes import AXES, EXTRAS, coordinates, marker, scripts, source_of
+from plots.axes import AXES, EXTRAS, coordinates, equations, marker, scripts, source_of
 from plots.critics import CRITIC_PANELS
 from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
 from plots.style import draw_against, draw_seeds, legend, plt
@@ -84,12 +83,6 @@ def coloured_lines(source):
         parts.append(("", line[at:]))
         lines.append([part for part in parts if part[1]])
     return lines
-
-
-def equations(source):
-    """The lines of a script's docstring that state its method, up to the coordinates."""
-    doc = ast.get_docstring(ast.parse(source)).partition("Coordinates on the six axes:")[0]
-    return textwrap.dedent(doc.split("baseline:\n\n", 1)[-1]).rstrip().splitlines()
 
 
 def word_marks(old, new):

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import fields
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -27,6 +28,8 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import split_tensor_dict
 
 import common
+import compose
+from composing.rules import PRESETS
 from tools import train_with_trl
 from tools.train_with_trl import TRAINERS, GradientCheck, make_trainer, trl_flags
 
@@ -90,7 +93,7 @@ def equal(ours, trl):
 # ---- TRL on a namespace -------------------------------------------------------------------------
 
 
-def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumulation=1):
+def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumulation=1, **flags):
     """What TRL's two methods read of their trainer; rewards (P, G, K), old and ref (B, T)."""
     P, G, K = rewards.shape
     completion_ids = [[5] * (n - 1) + [5 if i in truncated else EOS] for i, n in enumerate(lengths)]
@@ -106,9 +109,9 @@ def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumu
         num_iterations=2,  # else TRL takes the ratio to be 1 and computes no old log-probs
         # dapo.py's overlong punishment is one more reward column, of weight 1; so it is in TRL
         reward_weights=[*config.reward_weights, 1.0][:K],
-        **trl_flags(script, config),
+        **(trl_flags(script, config) | flags),
     )
-    fields = vars(args) | {
+    attributes = vars(args) | {
         "args": args,
         "accelerator": SimpleNamespace(
             device=torch.device("cpu"),
@@ -152,7 +155,7 @@ def trl_trainer(script, config, rewards, lengths, old, ref, truncated=(), accumu
             None,
         ),
     }
-    return SimpleNamespace(**fields)
+    return SimpleNamespace(**attributes)
 
 
 def trl_score(trainer, rows):
@@ -382,6 +385,51 @@ def test_first_step_of_the_trainer(script, tmp_path):
     trainer.train()
     assert len(check.rows) == 16 and len({len(ids) for _, ids, _ in check.rows}) > 3
     assert check.difference < 1e-4  # float32
+
+
+DEFAULTS = {field.name: field.default for field in fields(GRPOConfig)}
+OF_LOSS = ("loss_type", "scale_rewards", "beta", "epsilon", "epsilon_high")
+COMPOSED = {  # preset: what TRL has to be told
+    "grpo_zero": {name: DEFAULTS[name] for name in OF_LOSS},
+    "trl_default": {name: DEFAULTS[name] for name in OF_LOSS},
+    "minimal_r1_zero": {
+        "loss_type": "dr_grpo",
+        "scale_rewards": "none",
+        "beta": 0.0,
+        "epsilon": 0.2,
+        "epsilon_high": 0.28,
+    },
+}
+
+
+@pytest.mark.parametrize("preset", COMPOSED)
+def test_composed_presets(preset, tmp_path):
+    """Where TRL can be told to be a preset: its first gradient, and its advantages, are ours."""
+    module = compose.module_of(PRESETS[preset].parts.split(), tmp_path)
+    config = module.Config(
+        steps=1,
+        minibatches=1,
+        prompts_per_step=2,
+        group_size=8,
+        max_new_tokens=64,
+        max_grad_norm=1e9,
+    )
+    check = GradientCheck(module, config)
+    trainer = make_trainer(
+        "grpo", config, tmp_path, callbacks=[check], save_strategy="no", **COMPOSED[preset]
+    )
+    check.watch(trainer)
+    rewards = random_rewards(2).float()
+    trainer.train()
+    assert check.difference < 1e-4  # float32
+
+    nothing = torch.zeros(P * G, 1)
+    bare = trl_trainer(
+        "grpo", module.Config(), rewards, [1] * P * G, nothing, nothing, **COMPOSED[preset]
+    )
+    theirs = trl_score(bare, P * G)["advantages"].view(P, G)
+    ours = module.compute_advantages(rewards, module.Config())
+    torch.testing.assert_close(ours[:SIGNAL], theirs[:SIGNAL], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("script", ["zoo.spo", "zoo.reinforce_pp"])

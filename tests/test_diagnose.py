@@ -142,3 +142,36 @@ def test_no_run_or_a_short_one_is_one_clear_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             diagnose.main()
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("script", "symptoms", "parts"),
+    [
+        ("grpo", [], []),
+        ("grpo", ["groups without signal"], ["dapo:sampling"]),
+        ("dapo", ["groups without signal"], ["dapo"]),  # it has that lever
+        (
+            "dr_grpo",
+            ["token ratios are noisy", "groups without signal"],
+            ["dr_grpo", "gspo", "dapo:sampling"],
+        ),
+        # A cap on single weights does not go with one ratio for the completion.
+        ("gspo", ["fork tokens are clipped", "reward components collide"], ["gspo", "gdpo"]),
+        ("mine", ["reward components collide", "training breaks"], ["gdpo"]),
+    ],
+)
+def test_it_composes_the_levers(script, symptoms, parts):
+    found = [
+        diagnose.Finding(name, name in symptoms, "", lever, part)
+        for name, (_, lever, part) in diagnose.SYMPTOMS.items()
+    ]
+    assert diagnose.composed(script, found) == parts
+
+
+def test_the_command_of_the_levers(tmp_path, capsys, monkeypatch):
+    """Its last line, for a run in which groups fall silent."""
+    write_run(tmp_path, run(groups_without_signal=rise(0.0, 0.6)))
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(tmp_path)])
+    diagnose.main()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("python compose.py dapo:sampling -o mine.py && python mine.py")

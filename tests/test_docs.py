@@ -16,7 +16,7 @@ from plots.axes import scripts
 PAGES = sorted(HERE.glob("docs/*.md"))
 PAGES += [HERE / name for name in ("README.md", "base_model/README.md", "experiments/results.md")]
 DOCUMENTS = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HERE)))
-STANDS_FOR = {"exercise": "grpo", "zoo.lite_ppo": "grpo"}  # made by the reader
+STANDS_FOR = {"exercise": "grpo", "zoo.lite_ppo": "grpo", "mine": "grpo"}  # made by the reader
 
 
 @DOCUMENTS

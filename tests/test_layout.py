@@ -10,7 +10,7 @@ import pytest
 from common import HERE
 from plots.axes import scripts
 
-FOLDERS = ("base_model", "experiments", "plots", "tools", "zoo")
+FOLDERS = ("base_model", "composing", "experiments", "plots", "tools", "zoo")
 FILES = [*HERE.glob("*.py"), *(file for folder in FOLDERS for file in (HERE / folder).glob("*.py"))]
 MODULES = {".".join(file.relative_to(HERE).with_suffix("").parts): file for file in FILES}
 COMMANDS = [

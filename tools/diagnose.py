@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 
 import common
+import compose
 from countdown_task import InputError
 from experiments.curves import curve
 from plots.style import COLOURS, STYLES, legend, plt
@@ -36,6 +37,7 @@ class Finding:
     shown: bool
     evidence: str
     lever: str
+    part: str | None  # what compose.py can take for it
 
 
 def read_run(path):
@@ -180,34 +182,52 @@ def breaking(q, script):
     return fall > 0.06, f"accuracy {100 * fall:.0f} points below its best (threshold 6)"
 
 
-SYMPTOMS = {  # symptom: (test, what to move)
+SYMPTOMS = {  # symptom: (test, what to move, that as a part for compose.py)
     "length grows without accuracy": (
         length_without_accuracy,
         "length + std: dr_grpo.py or dapo.py's token mean; sampling: dapo.py's overlong punishment",
+        "dr_grpo:length_std",
     ),
-    "entropy collapses": (entropy_collapse, "clip width: dapo.py's clip-higher; KL: grpo.py"),
+    "entropy collapses": (
+        entropy_collapse,
+        "clip width: dapo.py's clip-higher; KL: grpo.py",
+        "dapo:clip_width",
+    ),
     "token ratios are noisy": (
         noisy_ratios,
         "granularity: gspo.py or zoo/gmpo.py; or fewer --minibatches, or a smaller --learning_rate",
+        "gspo",
     ),
     "reward components collide": (
         colliding_components,
         "advantage: gdpo.py; then the weights",
+        "gdpo",
     ),
-    "fork tokens are clipped": (clipped_forks, "clip width: dapo.py's clip-higher, or cispo.py"),
+    "fork tokens are clipped": (
+        clipped_forks,
+        "clip width: dapo.py's clip-higher, or cispo.py",
+        "cispo:clip_width",
+    ),
     "groups without signal": (
         no_signal,
         "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
+        "dapo:sampling",
     ),
     "reward rises, accuracy does not": (
         reward_without_accuracy,
         "no axis: the reward; read samples.jsonl and close the seam, or let a verifier judge "
         "where a vote did",
+        None,
     ),
-    "policy far from the start": (far_from_start, "KL: a larger --kl_coef; fewer --minibatches"),
+    "policy far from the start": (
+        far_from_start,
+        "KL: a larger --kl_coef; fewer --minibatches",
+        None,
+    ),
     "training breaks": (
         breaking,
         "smaller steps first (--learning_rate, --minibatches); then the symptoms above",
+        None,
     ),
 }
 
@@ -215,8 +235,26 @@ SYMPTOMS = {  # symptom: (test, what to move)
 def findings(script, rows):
     """All symptoms, shown or not, of a run's training rows."""
     quarters = Quarters(rows)
-    tested = {name: test(quarters, script) for name, (test, _) in SYMPTOMS.items()}
-    return [Finding(name, *tested[name], lever) for name, (_, lever) in SYMPTOMS.items()]
+    found = []
+    for name, (test, lever, part) in SYMPTOMS.items():
+        shown, evidence = test(quarters, script)
+        found.append(Finding(name, shown, evidence, lever, part))
+    return found
+
+
+def composed(script, found):
+    """The run's script and every lever for what it shows that goes with it, as parts.
+
+    A lever that contradicts the parts before it is left out; so is one that the script has.
+    """
+    known = {compose.short(name): name for name in compose.composable()}
+    parts = [script] if f"{script}.py" in known else []
+    for finding in found:
+        if finding.shown and finding.part and not finding.part.startswith(f"{script}:"):
+            with contextlib.suppress(InputError):
+                compose.compose([*parts, finding.part])
+                parts.append(finding.part)
+    return parts
 
 
 PANELS = {  # symptom: metrics that show it
@@ -273,6 +311,10 @@ def main():
         figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
     draw(f"{common.printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
     print(f"panels: {figure}")
+    parts = composed(script, found)
+    if parts not in ([], [script]):
+        made = f"python compose.py {' '.join(parts)} -o mine.py"
+        print(f"all levers as one script: {made} && python mine.py")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
 Coordinates on the six axes:
     granularity   the completion is one action: the product of its token ratios
     clip width    symmetric, 0.2
-    length + std  no 1/|o| and no division by the group's std
+    length + std  no 1/|o|, no division by the group's std
     KL            k1 to the frozen initial model, in the reward, beta 0.05
     advantage     reward components pooled, minus the mean of the others
     sampling      static groups
@@ -193,7 +193,8 @@ def compute_advantages(rewards, config):
     weights = [*config.reward_weights, -config.kl_coef]  # <- KL: in the reward
     pooled = (rewards * torch.tensor(weights)).sum(-1)  # (P, G)
     others = (pooled.sum(1, keepdim=True) - pooled) / (config.group_size - 1)  # <- advantage
-    advantages = pooled - others  # <- length + std: not divided by the group's std
+    centred = pooled - others
+    advantages = centred  # <- length + std: not divided by the group's std
     # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
     no_signal = pooled.amax(1, keepdim=True) - pooled.amin(1, keepdim=True) < 1e-6
     return advantages.masked_fill(no_signal, 0.0)

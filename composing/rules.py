@@ -1,0 +1,187 @@
+"""What goes together and what does not: tables for compose.py, with sources."""
+
+from dataclasses import dataclass
+
+from plots.axes import parent, scripts, source_of
+
+# Scripts by what a composition has to know of them.
+ONE_EACH = {"zoo.reinforce_pp", "zoo.spo", "zoo.ppo"}  # one completion per prompt, no group
+PER_TOKEN = {"zoo.reinforce_pp", "zoo.prime", "zoo.ppo", "zoo.gigpo"}  # an advantage of every token
+PER_COMPLETION = {"gspo", "zoo.rloo", "zoo.gmpo"}  # one ratio for a completion
+NO_REFERENCE = {"dr_grpo", "dapo", "cispo", "zoo.spo", "zoo.ppo"}
+ALL = {name for name in scripts() if parent(source_of(name)) == "grpo"}
+
+TOGETHER = {  # script: moves that make no sense apart
+    "zoo.gmpo": ("granularity", "clip_width"),
+    "zoo.reinforce_pp": ("kl", "advantage", "std", "sampling"),
+    "zoo.spo": ("advantage", "std", "sampling", "tracker"),
+    "zoo.ppo": ("advantage", "std", "sampling", "critic"),
+    "zoo.prime": ("advantage", "std", "kl", "reward"),
+}
+
+
+@dataclass(frozen=True)
+class Clash:
+    """Owners of moves that contradict each other; why, and where that is said."""
+
+    owners: dict[str, set[str]]
+    why: str
+    source: str
+
+
+CLASHES = [
+    Clash(
+        {"granularity": {"gspo"}, "clip_width": ALL - {"gspo", "cispo"}},
+        "a clip of 0.2 is dead on GSPO's ratio, a mean that stays within a thousandth of 1",
+        "arXiv:2507.18071",
+    ),
+    Clash(
+        {"granularity": PER_COMPLETION, "clip_width": {"cispo"}},
+        "CISPO caps the weights of single tokens, and a ratio of the completion has none",
+        "arXiv:2506.13585",
+    ),
+    Clash(
+        {"granularity": ALL - {"gspo"}, "clip_width": {"gspo"}},
+        "a range of 3e-4 is for GSPO's mean over the completion; any other ratio leaves it at once",
+        "arXiv:2507.18071",
+    ),
+    Clash(
+        {"granularity": PER_COMPLETION, "advantage": PER_TOKEN},
+        "a ratio of the completion evens out advantages of single tokens; GSPO-token is not here",
+        "arXiv:2507.18071",
+    ),
+    Clash(
+        {"advantage": {"zoo.rloo"}, "std": ALL - {"zoo.rloo", "dr_grpo"}},
+        "leaving one out scales by G / (G - 1), which a division by a std takes out again",
+        "arXiv:2402.14740",
+    ),
+    Clash(
+        {"kl": {"zoo.rloo"}, "advantage": {"gdpo"}},
+        "GDPO normalises every column of the rewards, and beta would no longer weigh a KL in nats",
+        "arXiv:2601.05242",
+    ),
+    Clash(
+        {"kl": {"zoo.rloo"}, "tracker": {"zoo.spo"}},
+        "SPO's tracker counts rewards of 0 and 1, and a KL in the reward is neither",
+        "arXiv:2509.13232",
+    ),
+    Clash(
+        {"sampling": ONE_EACH, "reward": {"zoo.ttrl"}},
+        "a vote needs a group, and there is one completion per prompt",
+        "arXiv:2504.16084",
+    ),
+    Clash(
+        {"sampling": {"dapo"}, "reward": {"zoo.ttrl"}},
+        "DAPO's refill asks the verifier which groups are mixed; TTRL is there to do without one",
+        "arXiv:2504.16084",
+    ),
+    Clash(
+        {"tracker": {"zoo.spo"}, "turns": {"zoo.gigpo"}},
+        "SPO remembers the success rate of a problem, not of the states that turns pass through",
+        "arXiv:2509.13232",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A question that two moves raise where they meet, and this answer to it."""
+
+    owners: dict[str, set[str]]
+    without: tuple[str, str, str]  # script, move, function: its lines there are left out
+    rewrite: dict[str, str]
+    answer: str
+
+
+SEAMS = [
+    Seam(
+        {"sampling": {"dapo"}, "advantage": {"gdpo"}},
+        ("dapo", "sampling", "compute_advantages"),
+        {
+            "    pooled = (advantages * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)\n": (
+                "    weights = [*config.reward_weights, 1.0]  # <- sampling: one more component\n"
+                "    pooled = (advantages * torch.tensor(weights)).sum(-1)  # (P, G)\n"
+            )
+        },
+        "The overlong punishment is one more component, normalised like the others.",
+    ),
+    Seam(
+        {"sampling": {"dapo"}, "kl": {"zoo.rloo"}},
+        ("dapo", "sampling", "compute_advantages"),
+        {
+            "(P, G, K + 1), the last one the KL": "(P, G, K + 2): punishment and KL at the end",
+            "[*config.reward_weights, -config": "[*config.reward_weights, 1.0, -config",
+        },
+        "Overlong punishment and KL are both added to the reward as they are.",
+    ),
+    Seam(
+        {"sampling": {"dapo"}, "kl": ALL - NO_REFERENCE},
+        ("", "", ""),
+        {
+            "fields(Rollout) if field.name not in counts]:\n": (
+                "fields(Rollout) if field.name not in counts]:\n"
+                '        if name == "ref_logprobs":\n'
+                "            continue  # of the whole batch, later\n"
+            )
+        },
+        "",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A bundle that people meet, as parts; flags that belong to it; what is left out."""
+
+    title: str
+    parts: str
+    flags: str
+    source: str
+    left_out: str
+
+
+PRESETS = {
+    "grpo_zero": Preset(
+        "GRPO-Zero",
+        "dapo:length,kl",
+        "--minibatches 1",
+        "github.com/policy-gradient/GRPO-Zero",
+        "overlong filtering, an option there; partial credit for the format; the population's std",
+    ),
+    "lite_ppo": Preset(
+        "Lite PPO",
+        "reinforce_pp_baseline:std dapo:length,kl",
+        "",
+        "arXiv:2508.08221",
+        "the std of R over the batch: here it is that of R - mean(R), a factor for each rollout",
+    ),
+    "trl_default": Preset(
+        "The defaults of TRL's GRPOTrainer",
+        "dapo:length,kl",
+        "--group_size 8 --minibatches 1",
+        "huggingface.co/docs/trl, version 1.13",
+        "the learning rate of 1e-6, with its linear decay",
+    ),
+    "verl_dapo": Preset(
+        "The DAPO recipe of verl",
+        "dapo",
+        "--minibatches 16 --max_refills 9",
+        "github.com/volcengine/verl, recipe/dapo",
+        "a third bound, 10, on the ratio where A < 0; rewards of +1 / -1; warm-up; weight decay",
+    ),
+    "minimal_r1_zero": Preset(
+        "Minimal R1-Zero",
+        "dr_grpo dapo:clip_width",
+        "",
+        "arXiv:2503.20783, with the clip of arXiv:2503.14476",
+        "one update per rollout, as in their code: --minibatches 1",
+    ),
+    "scalerl": Preset(
+        "ScaleRL, as far as the axes go",
+        "cispo reinforce_pp_baseline:std",
+        "--clip_high 4",
+        "arXiv:2510.13786",
+        "a mean over each prompt's tokens first, old rollouts (PipelineRL), leaving out prompts "
+        "without variance or nearly solved, forced ends, logits in float32",
+    ),
+}
