@@ -278,7 +278,7 @@ def over_rollout(function, model, rollout, config):
 def update_policy(model, optimizer, rollout, advantages, config):
     """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
-    metrics = run_log.TokenMetrics()
+    metrics = run_log.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights

@@ -31,13 +31,19 @@ FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than 
 
 
 class TokenMetrics:
-    """Means over the completion tokens of all minibatches; for `ratio` also the extremes."""
+    """Means over the completion tokens of all minibatches; for `ratio` also extremes and spread.
 
-    def __init__(self):
+    Of the advantages, (B, 1) or (B, T), it counts the different values and keeps the largest.
+    """
+
+    def __init__(self, advantages):
+        self.levels = len(advantages.round(decimals=4).unique())
+        self.largest = advantages.abs().amax().item()
         self.sums = {}
         self.count = 0  # tokens
         self.lowest_ratio = 1.0
         self.highest_ratio = 1.0
+        self.squared_log_ratio = 0.0
         self.forks = 0
         self.forks_clipped = 0
         self.grad_norms = []
@@ -58,6 +64,7 @@ class TokenMetrics:
                 low, high = values[mask > 0].aminmax()
                 self.lowest_ratio = min(self.lowest_ratio, low.item())
                 self.highest_ratio = max(self.highest_ratio, high.item())
+                self.squared_log_ratio += (values.log()[mask > 0] ** 2).sum().item()
 
     def summary(self):
         """{metric: value}; None for what was not measured, because no group had signal."""
@@ -70,11 +77,26 @@ class TokenMetrics:
             **(means or dict.fromkeys(names)),
             "ratio_min": self.lowest_ratio if means else None,
             "ratio_max": self.highest_ratio if means else None,
+            "ratio_spread": math.sqrt(self.squared_log_ratio / self.count) if means else None,
+            "advantage_levels": self.levels,
+            "advantage_max": self.largest,
             "clip_forks": self.forks_clipped / self.forks if self.forks else None,
             "grad_norm": statistics.fmean(norms) if norms else None,
             "updates": len(norms),
             **(broken if len(good) < len(norms) else {}),
         }
+
+
+def retries(completions):
+    """(lines tried again, forks): a fork is the end of a line of the search without a hit."""
+    again = 0
+    forks = 0
+    for text in completions:
+        thought, closed, _ = text.partition("</think>")
+        count = thought.count("\nwait ")
+        again += count
+        forks += count + (bool(closed) and not thought.endswith(" yes"))
+    return again, forks
 
 
 def describe(rollout, rewards, config):
@@ -92,6 +114,7 @@ def describe(rollout, rewards, config):
         f"reward_{name}": mean(rewards[..., index])
         for index, name in enumerate(config.reward_components)
     }
+    again, forks = retries(rollout.completions)
     return {
         "reward": mean(pooled),
         "accuracy": mean(rollout.correct),
@@ -101,6 +124,7 @@ def describe(rollout, rewards, config):
         "length_wrong": mean(lengths[~right]),
         "truncated": mean(rollout.truncated),
         "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
+        "retry": again / forks if forks else None,
         "groups_without_signal": mean(spread < 1e-6) if pooled.shape[1] > 1 else None,
         "completions_sampled": rollout.completions_sampled,
         "tokens_sampled": rollout.tokens_sampled,

@@ -116,6 +116,11 @@ class RunFolder:
         """The checkpoint to go on from; a save that was killed between two renames leaves `old`."""
         return self.checkpoint if self.checkpoint.exists() else self.old
 
+    def saved_steps(self, default):
+        """The number of steps that the run here was started with; `default` if none is known."""
+        steps = (self._read_config() or {}).get("steps")
+        return steps if type(steps) is int else default
+
     def _read_config(self):
         try:
             config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))

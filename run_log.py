@@ -1,5 +1,6 @@
 """A run as its user sees it: options, log, console, checkpoints, Ctrl-C, clear refusals."""
 
+import argparse
 import contextlib
 import dataclasses
 import math
@@ -56,7 +57,10 @@ def parse_options(config_class, description=None, words=None):
     options, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     if unknown:
         parser.error(f"unknown option {' '.join(unknown)}; --help lists the options")
-    return config_class(**vars(options))
+    config = config_class(**vars(options))
+    given, _ = parser.parse_known_args(words, argparse.Namespace(steps=None))
+    config.steps_given = given.steps is not None  # no field, so that no log holds it
+    return config
 
 
 class Parser(transformers.HfArgumentParser):
@@ -150,14 +154,16 @@ class Run:
     """
 
     def __init__(self, config, script):
+        self.name = Path(script).stem
+        self.folder = RunFolder(config.output_dir or f"runs/{self.name}-seed{config.seed}")
+        if config.resume and not getattr(config, "steps_given", True):
+            config.steps = self.folder.saved_steps(config.steps)
         check_config(config)
         if config.resume and config.overwrite:
             raise InputError("--overwrite: not together with --resume")
         self.config = config
-        self.name = Path(script).stem
         self.stop = False  # set by Ctrl-C
         self.last_norm = None  # the gradient's, of the last step that updated
-        self.folder = RunFolder(config.output_dir or f"runs/{self.name}-seed{config.seed}")
         self.path = self.folder.path
         settings = {"script": self.name, **dataclasses.asdict(config)}
         self.settings = {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
@@ -298,7 +304,10 @@ class Run:
             f"{torch.get_num_threads()} threads; writing to {self.path}"
         )
         if self.config.resume:
-            print(f"resuming after step {self.done}" if self.done >= 0 else "starting over")
+            begun = (
+                f"resuming after step {self.done}, to" if self.done >= 0 else "starting over, to"
+            )
+            print(f"{begun} {self.config.steps}")
         print("step  " + "  ".join(header for header, _ in COLUMNS.values()) + "  time left")
         self.started = time.perf_counter()
 

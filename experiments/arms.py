@@ -22,6 +22,7 @@ SCRIPTS = ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo")
 class Arm:
     """A script, such as grpo or zoo.rloo, with flags; mine is what compose.py makes of the parts.
 
+    edits = {lines of the script: what stands there instead};
     swap = {function: the script it is taken from instead}; lag: steps that a rollout is old.
     """
 
@@ -31,6 +32,7 @@ class Arm:
     lag: int = 0
     seeds: tuple[int, ...] = SEEDS
     parts: tuple[str, ...] = ()
+    edits: dict = field(default_factory=dict)
 
     def command(self, seed):
         """The command line that gives the same run without probes, if nothing is swapped."""
@@ -66,6 +68,13 @@ def arms_of(bundle):
     """Names of its arms with one part alone, and with one left out."""
     parts = BUNDLES[bundle]
     return [*map(alone, parts), *(without(part, bundle) for part in parts)]
+
+
+def patch(name):
+    """The edit of a patch in docs/bugs: {the line that goes: the line that comes}."""
+    text = (common.HERE / f"docs/bugs/{name}.patch").read_text(encoding="utf-8")
+    lines = [line[1:] for line in text.splitlines()[3:] if line[0] in "-+"]
+    return dict([lines])
 
 
 OFTEN = {"eval_every": 5}
@@ -116,6 +125,21 @@ BUNDLES = {
     "dapo": ("dapo:clip_width", "dapo:length", "dapo:kl", "dapo:sampling"),
     "scalerl": ("cispo:clip_width", "dapo:length", "dapo:kl", "reinforce_pp_baseline:std"),
 }
+# What exercise 8 changes in grpo.py: the model's own certainty is paid.
+CERTAINTY = {
+    "            entropy[rows, t] = -(logp.exp() * logp).sum(-1)\n": (
+        "            entropy[rows, t] = -logp.mean(-1) - math.log(logp.shape[-1])\n"
+    ),
+    "    return rollout, compute_rewards(rollout.problems, rollout.completions, config)\n": (
+        "    rewards = compute_rewards(rollout.problems, rollout.completions, config)\n"
+        "    certainty = (rollout.entropy.sum(1) / rollout.mask.sum(1)).view_as(rewards[..., 0])\n"
+        "    rewards[..., 0] = certainty.to(rewards)\n"
+        "    return rollout, rewards\n"
+    ),
+    "from dataclasses import": "import math\nfrom dataclasses import",
+}
+# Planted faults, under a coefficient that makes the KL count.
+FAULTY = {"steps": 12, "eval_every": 12, "kl_coef": 0.4}
 ARMS = {
     # All six with their own defaults.
     "grpo": Arm("grpo", OFTEN),
@@ -215,6 +239,16 @@ ARMS = {
     # one of nine times that it says "yes".
     "true_reward": Arm("grpo", {**NO_KL, "model": "experiments/moe_base"}),
     "seam": Arm("grpo", {**NO_KL, **ONLY["claim"], "model": "experiments/moe_base"}),
+    # What exercises change, beside arms above: a clip of 0.2 on a sequence ratio, Lite PPO, a
+    # reward of certainty, and five planted faults.
+    "dead_clip": Arm("grpo", {**STALE, "kl_coef": 0.0}, {"policy_loss": "gspo"}),
+    "lite_ppo": Arm(
+        "mine",
+        {"steps": 10, "eval_every": 10},
+        parts=("reinforce_pp_baseline:std", "dapo:length"),
+    ),
+    "certainty": Arm("grpo", edits=CERTAINTY),
+    **{f"fault_{name}": Arm("grpo", FAULTY, edits=patch(name)) for name in "abcde"},
 }
 AGED_SCRIPTS = {  # the loss: its arm, but for the lag and the learning rate
     "grpo": Arm("grpo", {**AGED, "kl_coef": 0.0}),
@@ -414,6 +448,14 @@ EXPERIMENTS = {
         "furthest, and that is what the bundle without it gains from. The four effects add up "
         "within noise on tokens, and less well on accuracy.",
         ("bare", "whole_scalerl", *arms_of("scalerl")),
+    ),
+    "exercises": Experiment(
+        "what exercises change",
+        "A clip of 0.2 on a sequence ratio stops nothing, and sixteen updates at 5e-4 break the "
+        "policy. Paid for its own certainty the policy gets better first and then repeats what it "
+        "is sure of. Each planted fault shows in one number: a in ratio_spread, b in length, c in "
+        "advantage_max, d in kl_ref, e in length.",
+        ("dead_clip", "lite_ppo", "certainty", *(f"fault_{name}" for name in "abcde")),
     ),
     "ladder": Experiment(
         "zoo: the baseline V",

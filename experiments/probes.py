@@ -28,17 +28,6 @@ def token_classes(tokenizer):
     return {**classes, "format": [i for i in ids if i not in known]}
 
 
-def retries(completions):
-    """(lines tried again, forks): a fork is the end of a line without a hit."""
-    again = forks = 0
-    for text in completions:
-        thought, closed, _ = text.partition("</think>")
-        count = thought.count("\nwait ")
-        again += count
-        forks += count + (bool(closed) and not thought.endswith(" yes"))
-    return again, forks
-
-
 def token_entropy(model, rollout, rows, config):
     """Entropy (b, T') in nats of the next-token distribution at each token of `rows`."""
     logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
@@ -161,9 +150,7 @@ class Probes:
         self.fixed = self.fixed or FixedPrefixes(config)
         self.found |= self.fixed.entropy(model)
         self.correct = rollout.correct.view(-1, config.group_size)  # (P, G)
-        again, forks = retries(rollout.completions)
         self.right = self.correct.sum(1).tolist()
-        self.found |= {"retry": again / max(forks, 1), "forks": forks}
 
     def see_compute_advantages(self, result, rewards, *rest):
         """Distinct values, each group's share of the weight, and what a tracker explains."""
@@ -179,7 +166,6 @@ class Probes:
             # What is left to explain once the batch's mean has taken out a common error, a lag.
             self.found["explained_centred"] = 1 - (surprise.var(correction=0) / variance).item()
         levels = [{round(x, 4) for x in group} for group in advantages.tolist()]
-        self.found["advantage_levels"] = len(set().union(*levels))
         self.found["advantage_levels_per_group"] = statistics.fmean(map(len, levels))
         if rewards.shape[1] > 1:  # groups
             weight = advantages.reshape(len(rewards), -1).abs().sum(1)  # (P,)

@@ -52,6 +52,8 @@ def results():
                 cells += [number(found["moved"]), number(found["difference"]), f"{low} to {high}"]
                 cells += [f"{found['agree']} of {found['seeds']}", found["verdict"]]
                 lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "## All effects in one picture", ""]
+    lines.append("![All effects with intervals](../plots/figures/summary.png)")
     lines += ["", "## Ceiling or speed?", ""]
     lines.append(
         "Held-out accuracy of the default runs, and a saturating fit of it against tokens, "
@@ -215,6 +217,8 @@ def transcripts():
         lines.extend(["", f"## {title}"])
         for sample in samples:
             verdict = "right" if sample["right"] else "wrong"
+            if "</answer>" not in sample["completion"]:
+                verdict += ", cut off by the budget"
             numbers = " ".join(map(str, sample["numbers"]))
             shown = "\n".join(map(common.printable, sample["completion"].split("\n")))
             # A fence longer than any in the text: nothing that a model writes gets out of it.

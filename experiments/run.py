@@ -13,6 +13,7 @@ if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.run")
 
 import argparse
+import hashlib
 import importlib
 import json
 import os
@@ -31,6 +32,7 @@ from countdown_task import REWARDS
 from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS, SELDOM
 from experiments.lag import OldSampler
 from experiments.probes import Probes, pass_at_k
+from plots.axes import source_of
 
 RUNS = common.HERE / "runs/experiments"
 # Arms whose last model is sampled 16 times a problem; of two of them the first model too.
@@ -45,6 +47,8 @@ def prepare(arm):
     if arm.parts:
         RUNS.mkdir(parents=True, exist_ok=True)
         module = compose.module_of(arm.parts, RUNS)
+    elif arm.edits:
+        module = compose.load(edited(arm))
     else:
         module = compose.load(common.HERE / f"{arm.script.replace('.', '/')}.py")
     for name, source in arm.swap.items():
@@ -62,6 +66,19 @@ def prepare(arm):
 
     module.run_log = SimpleNamespace(**{**vars(run_log), "Run": WatchedRun})
     return module
+
+
+def edited(arm):
+    """The file of an arm's script with its edits made; each is to be found once."""
+    source = source_of(arm.script)
+    for old, new in arm.edits.items():
+        if source.count(old) != 1:
+            raise SystemExit(f"{arm.script}: not once in it: {old}")
+        source = source.replace(old, new)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    path = RUNS / f"edited-{hashlib.sha256(source.encode()).hexdigest()[:8]}.py"
+    path.write_text(source, encoding="utf-8")
+    return path
 
 
 def prepare_model(names):
@@ -98,6 +115,7 @@ def run_one(name, seed):
         rows += [sample for sample in samples if sample["step"] in shown]
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     head |= {"parts": arm.parts} if arm.parts else {}
+    head |= {"edits": arm.edits} if arm.edits else {}
     LOGS.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(shorten(row)) for row in [head, *rows]]
     run_folder.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")

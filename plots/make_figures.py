@@ -19,7 +19,7 @@ from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
 from plots import compositions, critics, failures, turns
 from plots.axes import coordinates
-from plots.style import COLOURS, draw_against, draw_seeds, legend, plt, save, seeds_of
+from plots.style import COLOURS, draw_difference, draw_seeds, legend, plt, save, seeds_of
 
 # The rows of the summary figure, one or two for each axis.
 SUMMARY = ("granularity", "mixture", "clip_width", "clip_object", "length", "std", "kl")
@@ -375,21 +375,23 @@ def draw_clip_width():
 
 
 def draw_accuracy():
-    """The six defaults: accuracy and length against tokens, time and steps; pass@1 and pass@16."""
+    """The six defaults: accuracy minus grpo.py's; length by step; pass@1 and pass@16."""
     figure, ((tokens, clock), (length, solved)) = plt.subplots(
         2, 2, figsize=(10, 7), layout="constrained"
     )
     for index, arm in enumerate(SCRIPTS):
         runs = list(load(arm).values())
-        draw_against(tokens, arm, thousand_tokens, index)
-        draw_against(clock, arm, minutes_at, index)
+        draw_difference(tokens, arm, thousand_tokens, index)
+        draw_difference(clock, arm, minutes_at, index)
         draw_seeds(length, arm, "length", f"{arm}.py", index)
         for k, shift, marker in ((1, -0.12, "o"), (16, 0.12, "s")):
             values = [pass_at(-1, k)(rows) for rows in runs]
             x = np.full(len(values), index + shift)
             solved.scatter(x, values, s=14, marker=marker, color=COLOURS[index], alpha=0.7)
-    tokens.set(title="accuracy by tokens", xlabel="thousand tokens", ylabel="held-out accuracy")
-    clock.set(title="accuracy by time", xlabel="minutes, one thread", ylabel="held-out accuracy")
+    tokens.set(title="accuracy minus grpo.py's, at equal tokens", xlabel="thousand tokens")
+    clock.set(title="accuracy minus grpo.py's, at equal time", xlabel="minutes, one thread")
+    for axes in (tokens, clock):
+        axes.set(ylabel="points of held-out accuracy", ylim=(-15, 10))
     length.set(title="length", xlabel="step", ylabel="tokens per completion")
     for k, style in ((1, ":"), (16, "--")):
         values = [pass_at(0, k)(rows) for rows in load("grpo").values()]
@@ -398,7 +400,7 @@ def draw_accuracy():
             solved.text(5.5, np.mean(values), f"base, pass@{k}", fontsize=7, va="top", ha="right")
     solved.set_xticks(range(6), [f"{arm}.py" for arm in SCRIPTS], rotation=20)
     solved.set(title="after 30 steps: pass@1 (dots), pass@16 (squares)", ylabel="held-out problems")
-    legend(tokens)
+    legend(length)
     save(
         figure,
         "accuracy",

@@ -44,6 +44,20 @@ def draw_against(axes, arm, at, index):
         axes.plot(*np.mean(lines, 0), **style)
 
 
+def draw_difference(axes, arm, at, index, against="grpo"):
+    """Held-out accuracy minus another arm's where `at(rows, step)` is equal, in points, by seed."""
+    lines = []
+    for rows, others in zip(load(arm).values(), load(against).values(), strict=True):
+        steps, accuracy = curve(rows, "eval_accuracy")
+        other_steps, other_accuracy = curve(others, "eval_accuracy")
+        x = [at(rows, step) for step in steps]
+        same = np.interp(x, [at(others, step) for step in other_steps], other_accuracy)
+        lines.append((x, 100 * (accuracy - same)))
+        axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
+    style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": f"{arm}.py"}
+    axes.plot(*np.mean(lines, 0), **style)
+
+
 def legend(axes):
     """A legend, if anything is drawn yet."""
     if axes.get_legend_handles_labels()[1]:

@@ -49,22 +49,23 @@ def shown(rows, script="grpo"):
 
 
 PLANTED = {
+    "training breaks": {"accuracy": [0.3] * 5 + [0.8] * 8 + [0.5] * 7, "length": [50] * STEPS},
+    "reward rises, accuracy does not": {"accuracy": [0.3] * STEPS, "length": [50] * STEPS},
+    "completions are cut off": {"truncated": rise(0.0, 0.6)},
     "length grows without accuracy": {"accuracy": rise(0.5, 0.51), "reward": rise(0.5, 0.51)},
     "entropy collapses": {"entropy": rise(0.1, 0.02)},
     "token ratios are noisy": {"kl_old": rise(1e-4, 1e-2)},
     "reward components collide": {"reward_brevity": rise(0.5, 0.4)},
     "fork tokens are clipped": {"clip_forks": rise(0.1, 0.01)},
     "groups without signal": {"groups_without_signal": rise(0.0, 0.6)},
-    "reward rises, accuracy does not": {"accuracy": [0.3] * STEPS, "length": [50] * STEPS},
     "policy far from the start": {"kl_ref": rise(0.0, 2.0)},
-    "training breaks": {"accuracy": [0.3] * 5 + [0.8] * 8 + [0.5] * 7, "length": [50] * STEPS},
 }
 
 
 def test_healthy_run():
     """A false alarm sends the reader to the wrong axis; every symptom has a plant and a panel."""
     assert shown(run()) == set()
-    assert list(PLANTED) == list(diagnose.SYMPTOMS) == list(diagnose.PANELS)
+    assert list(PLANTED) == list(diagnose.SYMPTOMS)
 
 
 @pytest.mark.parametrize("symptom", PLANTED)
@@ -157,14 +158,13 @@ def test_no_run_or_a_short_one_is_one_clear_line(tmp_path, monkeypatch, capsys):
         ),
         # A cap on single weights does not go with one ratio for the completion.
         ("gspo", ["fork tokens are clipped", "reward components collide"], ["gspo", "gdpo"]),
-        ("mine", ["reward components collide", "training breaks"], ["gdpo"]),
+        ("mine", ["reward components collide"], ["gdpo"]),
+        ("mine", ["reward components collide", "training breaks"], []),  # one thing at a time
+        ("grpo", ["completions are cut off", "groups without signal"], ["dapo:sampling"]),
     ],
 )
 def test_it_composes_the_levers(script, symptoms, parts):
-    found = [
-        diagnose.Finding(name, name in symptoms, "", lever, part)
-        for name, (_, lever, part) in diagnose.SYMPTOMS.items()
-    ]
+    found = [diagnose.Finding(name, name in symptoms, "") for name in diagnose.SYMPTOMS]
     assert diagnose.composed(script, found) == parts
 
 
@@ -175,3 +175,31 @@ def test_the_command_of_the_levers(tmp_path, capsys, monkeypatch):
     diagnose.main()
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.endswith("python compose.py dapo:sampling -o mine.py && python mine.py")
+
+
+def test_breakage_comes_first(tmp_path, capsys, monkeypatch):
+    """A run that broke is told to take smaller steps, before anything else."""
+    broken = {**PLANTED["training breaks"], **PLANTED["fork tokens are clipped"]}
+    write_run(tmp_path, run(**broken))
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(tmp_path)])
+    diagnose.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("SHOWN  training breaks") and "smaller steps first" in lines[2]
+    assert lines[3].startswith("SHOWN  fork tokens") and "compose.py" not in lines[-1]
+
+
+def test_thresholds_are_drawn_where_they_are_tested():
+    """The line in a panel is the number in the evidence."""
+    quarters = diagnose.Quarters(run())
+    drawn = {n: s.threshold(quarters) for n, s in diagnose.SYMPTOMS.items() if s.threshold}
+    found = {f.symptom: f.evidence for f in diagnose.findings("grpo", run())}
+    assert drawn["entropy collapses"] == pytest.approx(0.6 * quarters.first("entropy"))
+    assert drawn["length grows without accuracy"] == pytest.approx(1.25 * quarters.first("length"))
+    for name, text in (
+        ("completions are cut off", "threshold 25 %"),
+        ("fork tokens are clipped", "threshold 2 %"),
+        ("groups without signal", "threshold 30 %"),
+        ("training breaks", "threshold 6"),
+    ):
+        assert text in found[name]
+    assert drawn["training breaks"] == pytest.approx(quarters.best("accuracy") - 0.06)

@@ -10,6 +10,7 @@ import torch
 
 import common
 import grpo
+import metrics
 from countdown_task import Problem
 from experiments import arms, effects, lag, probes, reports, two_state
 from experiments.arms import ARMS, EXPERIMENTS
@@ -33,7 +34,8 @@ def logged_in(folder):
 def test_arms_are_possible(name):
     """Options and swapped functions exist, and every arm belongs to an experiment."""
     arm = ARMS[name]
-    if arm.parts:
+    assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
+    if arm.parts or arm.edits:
         prepare(arm).Config(**arm.flags)
         return
     module = importlib.import_module(arm.script)
@@ -41,7 +43,8 @@ def test_arms_are_possible(name):
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
     assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith("aged_")}
+    fewer = {"long": 2} | {name: 2 for name in ARMS if "+" in name}
+    fewer |= {name: 3 for name in ARMS if name.startswith(("aged_", "ceiling_", "beyond_"))}
     assert len(arm.seeds) >= fewer.get(name, 5)
 
 
@@ -49,11 +52,13 @@ def test_arms_are_possible(name):
 def test_logs_are_of_the_arms_as_they_stand(name):
     """All seeds, each run whole, under the flags and swaps that arms.py has now."""
     arm = ARMS[name]
-    steps = importlib.import_module(arm.script).Config(**arm.flags).steps
+    module = prepare(arm) if arm.parts else importlib.import_module(arm.script)
+    steps = module.Config(**arm.flags).steps
     for seed in arm.seeds:
         log = arms.LOGS / f"{name}-seed{seed}.jsonl"
         head, *logged = [json.loads(line) for line in log.read_text().splitlines()]
         assert head["flags"] == arm.flags and head["swap"] == arm.swap and head["seed"] == seed
+        assert head.get("parts", []) == list(arm.parts) and head.get("edits", {}) == arm.edits
         assert [row["step"] for row in logged if "updates" in row] == list(range(1, steps + 1))
 
 
@@ -107,7 +112,7 @@ def test_weight_of_groups_by_their_right_answers():
     watch.see_compute_advantages(advantages, torch.zeros(2, 4, 1), None)
     found = watch.summary()
     assert found["weight_by_right"] == [[3, 1.5], [1, 0.5]]
-    assert found["advantage_levels"] == 4 and found["advantage_levels_per_group"] == 2
+    assert found["advantage_levels_per_group"] == 2
 
 
 def test_what_a_baseline_explains():
@@ -200,7 +205,7 @@ def test_retries():
         "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no fork
         "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4",  # cut off: 1 of 1
     ]
-    assert probes.retries(texts) == (2, 3)
+    assert metrics.retries(texts) == (2, 3)
 
 
 def test_pass_at_k_without_bias():

@@ -26,7 +26,8 @@ KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
 METRICS = {
     *("reward", "reward_brevity", "reward_format", "accuracy", "length", "length_right"),
-    *("length_wrong", "truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
+    *("retry", "ratio_spread", "advantage_levels", "advantage_max", "length_wrong"),
+    *("truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
     *("kl_ref", "grad_norm", "groups_without_signal", "completions_sampled", "tokens_sampled"),
     *("seconds", "seconds_sampling", "seconds_updating", "tokens_per_second_sampling"),
     *("tokens_per_second_updating", "peak_memory_mb"),
@@ -267,6 +268,26 @@ def test_longer_resume_goes_on_and_overwrite_starts_over(tiny, finished, tmp_pat
     assert json.loads((folder / "config.json").read_text())["seed"] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [([], 2), (["--steps", "3"], 3), (["--steps=3"], 3), (["--step", "3"], 3)],
+)
+def test_resume_goes_on_to_where_the_run_was_to_end(words, steps, tiny, tmp_path, capsys):
+    """Without --steps not to the default of 30, which would be a surprise of some minutes."""
+    folder = tmp_path / "run"
+    train(**tiny | {"steps": 2}, output_dir=folder)
+    options = arguments(**{k: v for k, v in tiny.items() if k != "steps"}, output_dir=folder)
+    grpo.train(run_log.parse_options(grpo.Config, words=[*options, "--resume", *words]))
+    assert f"resuming after step 2, to {steps}\n" in capsys.readouterr().out
+    assert [row["step"] for row in training_rows(folder)] == list(range(1, steps + 1))
+
+
+@pytest.mark.parametrize("text", ["{", '{"script": "grpo", "steps": "many"}', '{"script": "grpo"}'])
+def test_resume_where_no_number_of_steps_is_saved(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    assert run_folder.RunFolder(tmp_path).saved_steps(30) == 30
+
+
 BAD = {
     "group_size": {"group_size": 1},
     "dtype": {"dtype": "float16"},
@@ -320,7 +341,9 @@ def test_play(tmp_path):
     command = [sys.executable, "-m", "tools.play", "3", "7", "12", "--target", "33"]
     played = subprocess.run(command, cwd=common.HERE, capture_output=True, text=True)
     assert played.returncode == 0, played.stderr
-    assert "rewards: answer" in played.stdout and "a true solution: " in played.stdout
+    assert played.stdout.count("rewards: answer") == 8 and "a true solution: " in played.stdout
+    right = played.stdout.count("rewards: answer 1,")
+    assert f"{right} of 8 completions are right" in played.stdout
     command += ["--model", str(tmp_path / "nowhere")]
     refused = subprocess.run(command, cwd=common.HERE, capture_output=True, text=True)
     assert refused.returncode == 2 and "error: --model" in refused.stderr

@@ -15,6 +15,7 @@ if __package__ != "tools":
 import argparse
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -36,14 +37,12 @@ class Finding:
     symptom: str
     shown: bool
     evidence: str
-    lever: str
-    part: str | None  # what compose.py can take for it
 
 
-def read_run(path):
+def read_run(path, shortest=SHORTEST):
     """(script, training rows, evaluation rows) of a run directory or of an experiment's log.
 
-    Rows hold numbers only. InputError if it is no such log.
+    Rows hold numbers only. InputError if it is no such log, or of fewer steps than `shortest`.
     """
     log = path / "metrics.jsonl" if path.is_dir() else path
     if not log.is_file():
@@ -61,9 +60,9 @@ def read_run(path):
         for row in rows
     ]
     training = [row for row in rows if row.keys() >= NEEDED and row["length"] > 0]
-    if len(training) < SHORTEST:
+    if len(training) < shortest:
         raise InputError(
-            f"{path}: {len(training)} training steps logged, at least {SHORTEST} are needed"
+            f"{path}: {len(training)} training steps logged, at least {shortest} are needed"
         )
     return script, training, [row for row in rows if row.keys() >= {"step", "eval_accuracy"}]
 
@@ -94,6 +93,11 @@ class Quarters:
 
     def whole(self, metric):
         return self.mean(metric, self.rows)
+
+    def best(self, metric):
+        """The largest mean over a quarter's length of steps."""
+        values = [row[metric] for row in self.rows]
+        return max(fmean(values[i : i + self.size]) for i in range(len(values) - self.size + 1))
 
     def gain(self, metric):
         first, last = self.first(metric), self.last(metric)
@@ -175,59 +179,110 @@ def far_from_start(q, script):
     return kl > 0.2, f"KL to the initial model {kl:.3f} in the last quarter (threshold 0.2)"
 
 
+def cut_off(q, script):
+    share = q.last("truncated")
+    if share is None:
+        return False, "not logged"
+    text = f"{100 * share:.0f} % of the completions in the last quarter (threshold 25 %)"
+    return share > 0.25, text
+
+
 def breaking(q, script):
-    accuracy = [row["accuracy"] for row in q.rows]
-    best = max(fmean(accuracy[i : i + q.size]) for i in range(len(accuracy) - q.size + 1))
-    fall = best - q.last("accuracy")
+    fall = q.best("accuracy") - q.last("accuracy")
     return fall > 0.06, f"accuracy {100 * fall:.0f} points below its best (threshold 6)"
 
 
-SYMPTOMS = {  # symptom: (test, what to move, that as a part for compose.py)
-    "length grows without accuracy": (
-        length_without_accuracy,
-        "length + std: dr_grpo.py or dapo.py's token mean; sampling: dapo.py's overlong punishment",
-        "dr_grpo:length_std",
+@dataclass(frozen=True)
+class Symptom:
+    """How it is tested, what to move, and the panel that shows it."""
+
+    test: Callable  # (quarters, script) -> (shown, evidence)
+    lever: str
+    part: str | None  # the lever as a part for compose.py
+    panel: str  # title: what is drawn
+    metrics: tuple[str, ...]  # drawn; none: all reward components
+    threshold: Callable | None = None  # quarters -> the value that is drawn as a line
+
+
+SYMPTOMS = {  # by urgency: what makes the rest meaningless stands first
+    "training breaks": Symptom(
+        breaking,
+        "nothing yet: smaller steps first (--learning_rate, --minibatches), then look again",
+        None,
+        "right completions",
+        ("accuracy",),
+        lambda q: q.best("accuracy") - 0.06,
     ),
-    "entropy collapses": (
-        entropy_collapse,
-        "clip width: dapo.py's clip-higher; KL: grpo.py",
-        "dapo:clip_width",
-    ),
-    "token ratios are noisy": (
-        noisy_ratios,
-        "granularity: gspo.py or zoo/gmpo.py; or fewer --minibatches, or a smaller --learning_rate",
-        "gspo",
-    ),
-    "reward components collide": (
-        colliding_components,
-        "advantage: gdpo.py; then the weights",
-        "gdpo",
-    ),
-    "fork tokens are clipped": (
-        clipped_forks,
-        "clip width: dapo.py's clip-higher, or cispo.py",
-        "cispo:clip_width",
-    ),
-    "groups without signal": (
-        no_signal,
-        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
-        "dapo:sampling",
-    ),
-    "reward rises, accuracy does not": (
+    "reward rises, accuracy does not": Symptom(
         reward_without_accuracy,
         "no axis: the reward; read samples.jsonl and close the seam, or let a verifier judge "
         "where a vote did",
         None,
+        "reward and accuracy",
+        ("reward", "accuracy", "eval_accuracy"),
     ),
-    "policy far from the start": (
+    "completions are cut off": Symptom(
+        cut_off,
+        "no axis: a larger --max_new_tokens; or sampling: dapo.py's overlong punishment",
+        "dapo:sampling",
+        "completions cut off by the budget",
+        ("truncated",),
+        lambda q: 0.25,
+    ),
+    "length grows without accuracy": Symptom(
+        length_without_accuracy,
+        "length + std: dr_grpo.py or dapo.py's token mean; sampling: dapo.py's overlong punishment",
+        "dr_grpo:length_std",
+        "tokens per completion",
+        ("length", "length_right", "length_wrong"),
+        lambda q: 1.25 * q.first("length"),
+    ),
+    "entropy collapses": Symptom(
+        entropy_collapse,
+        "clip width: dapo.py's clip-higher; KL: grpo.py",
+        "dapo:clip_width",
+        "entropy, nats",
+        ("entropy",),
+        lambda q: 0.6 * q.first("entropy"),
+    ),
+    "token ratios are noisy": Symptom(
+        noisy_ratios,
+        "granularity: gspo.py or zoo/gmpo.py; or fewer --minibatches, or a smaller --learning_rate",
+        "gspo",
+        "KL to the policy that sampled, nats",
+        ("kl_old",),
+        lambda q: 1e-3,
+    ),
+    "reward components collide": Symptom(
+        colliding_components,
+        "advantage: gdpo.py; then the weights",
+        "gdpo",
+        "reward components",
+        (),
+    ),
+    "fork tokens are clipped": Symptom(
+        clipped_forks,
+        "clip width: dapo.py's clip-higher, or cispo.py",
+        "cispo:clip_width",
+        "share of tokens clipped",
+        ("clip_low", "clip_high", "clip_forks"),
+        lambda q: 0.02,
+    ),
+    "groups without signal": Symptom(
+        no_signal,
+        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
+        "dapo:sampling",
+        "groups without signal",
+        ("groups_without_signal",),
+        lambda q: 0.3,
+    ),
+    "policy far from the start": Symptom(
         far_from_start,
         "KL: a larger --kl_coef; fewer --minibatches",
         None,
-    ),
-    "training breaks": (
-        breaking,
-        "smaller steps first (--learning_rate, --minibatches); then the symptoms above",
-        None,
+        "KL to the initial model, nats",
+        ("kl_ref",),
+        lambda q: 0.2,
     ),
 }
 
@@ -236,52 +291,49 @@ def findings(script, rows):
     """All symptoms, shown or not, of a run's training rows."""
     quarters = Quarters(rows)
     found = []
-    for name, (test, lever, part) in SYMPTOMS.items():
-        shown, evidence = test(quarters, script)
-        found.append(Finding(name, shown, evidence, lever, part))
+    for name, symptom in SYMPTOMS.items():
+        shown, evidence = symptom.test(quarters, script)
+        found.append(Finding(name, shown, evidence))
     return found
 
 
 def composed(script, found):
     """The run's script and every lever for what it shows that goes with it, as parts.
 
-    A lever that contradicts the parts before it is left out; so is one that the script has.
+    A lever that contradicts the parts before it is left out; so is one that the script has. A run
+    that breaks has none: its other symptoms may be those of the break.
     """
+    if any(finding.shown and finding.symptom == "training breaks" for finding in found):
+        return []
     known = {compose.short(name): name for name in compose.composable()}
     parts = [script] if f"{script}.py" in known else []
     for finding in found:
-        if finding.shown and finding.part and not finding.part.startswith(f"{script}:"):
+        part = SYMPTOMS[finding.symptom].part
+        if finding.shown and part not in (None, *parts) and not part.startswith(f"{script}:"):
             with contextlib.suppress(InputError):
-                compose.compose([*parts, finding.part])
-                parts.append(finding.part)
+                compose.compose([*parts, part])
+                parts.append(part)
     return parts
 
 
-PANELS = {  # symptom: metrics that show it
-    "length grows without accuracy": ("length_right", "length_wrong"),
-    "entropy collapses": ("entropy",),
-    "token ratios are noisy": ("kl_old",),
-    "reward components collide": (),  # all components
-    "fork tokens are clipped": ("clip_low", "clip_high", "clip_forks"),
-    "groups without signal": ("groups_without_signal", "truncated"),
-    "reward rises, accuracy does not": ("reward", "accuracy", "eval_accuracy"),
-    "policy far from the start": ("kl_ref",),
-    "training breaks": ("grad_norm",),
-}
-
-
 def draw(title, training, evaluations, found, path):
-    """One panel for each symptom; those that are shown have an orange title."""
-    figure, grid = plt.subplots(3, 3, figsize=(10, 8), layout="constrained")
+    """One panel for each symptom with its threshold, those that are shown in an orange frame."""
+    quarters = Quarters(training)
+    figure, grid = plt.subplots(2, 5, figsize=(16, 6), layout="constrained")
     for axes, finding in zip(grid.flat, found, strict=True):
-        metrics = PANELS[finding.symptom] or component_names(training)
-        for index, metric in enumerate(metrics):
+        symptom = SYMPTOMS[finding.symptom]
+        for index, metric in enumerate(symptom.metrics or component_names(training)):
             steps, values = curve(training + evaluations, metric)
             look = {"color": COLOURS[index % len(COLOURS)], "ls": STYLES[index % len(STYLES)]}
             axes.plot(steps, values, **look, label=metric.replace("$", r"\$"))  # no formula
-        colour = COLOURS[1] if finding.shown else "black"
-        axes.set_title(finding.symptom + (": shown" if finding.shown else ""), color=colour)
-        axes.set_xlabel("step")
+        if symptom.threshold and len(axes.lines) and len(axes.lines[0].get_xdata()):
+            axes.axhline(
+                symptom.threshold(quarters), color="#666666", lw=1, ls=":", label="threshold"
+            )
+        axes.set(title=symptom.panel, xlabel="step")
+        if finding.shown:
+            axes.set_title(f"{symptom.panel}\nSHOWN: {finding.symptom}", color=COLOURS[1])
+            axes.spines[:].set(visible=True, color=COLOURS[1], linewidth=2)
         legend(axes)
     figure.suptitle(title.replace("$", r"\$"))
     figure.savefig(path)
@@ -305,7 +357,7 @@ def main():
     for finding in sorted(found, key=lambda finding: not finding.shown):
         print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
         if finding.shown:
-            print(f"         move {finding.lever}")
+            print(f"         move {SYMPTOMS[finding.symptom].lever}")
     figure = args.figure
     if figure is None:
         figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")

@@ -2,7 +2,7 @@
 
 python -m tools.play 3 7 12 --target 33                                     # the base model
 python -m tools.play 3 7 12 --target 33 --model runs/grpo-seed1/checkpoint  # after GRPO
-python -m tools.play 3 7 11 --target 54 --turns --samples 8  # with a calculator, turn by turn
+python -m tools.play 3 7 11 --target 54 --turns  # with a calculator, turn by turn
 """
 
 if __package__ != "tools":
@@ -27,6 +27,7 @@ def show(rollout, problem):
         print(f"\n<think>{shown}\n")
         verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
         print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
+    print(f"\n{int(rollout.correct.sum())} of {len(rollout.correct)} completions are right")
 
 
 def show_turns(rollout, tokenizer, config):
@@ -65,7 +66,7 @@ def main():
     parser.add_argument("numbers", type=int, nargs="+", help="the numbers, for example 3 7 12")
     parser.add_argument("--target", type=int, required=True, help="the number to reach")
     parser.add_argument("--model", default="base_model", help="model folder or hub id")
-    parser.add_argument("--samples", type=int, default=1, help="completions to draw")
+    parser.add_argument("--samples", type=int, default=8, help="completions to draw")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling")
     parser.add_argument("--max_new_tokens", type=int, default=256, help="budget of a completion")
     parser.add_argument("--seed", type=int, default=0, help="of sampling")

@@ -1,0 +1,90 @@
+"""tools/compare.py: differences with their noise, committed seeds as a range, one clear line."""
+
+import json
+import sys
+
+import pytest
+
+from experiments.arms import LOGS
+from tools import compare
+
+STEPS = 12
+
+
+def write_run(folder, script="grpo", **columns):
+    """A run of STEPS steps whose metrics are these lists, and one evaluation at the end."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"script": script}))
+    always = dict.fromkeys(["reward", "accuracy", "length", "entropy"], [1.0] * STEPS)
+    columns = {**always, **columns}
+    rows = [{"step": i + 1, **{k: v[i] for k, v in columns.items()}} for i in range(STEPS)]
+    rows.append({"step": STEPS, "eval_accuracy": columns["accuracy"][-1]})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_difference_by_hand():
+    """Gaps of 1, 2 and 3: 2 on average; their standard error is 1 / sqrt(3), doubled 1.155."""
+    gap, noise = compare.difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert gap == 2 and noise == pytest.approx(2 / 3**0.5)
+    assert compare.difference([2.0], [1.0]) == (1.0, None)  # an evaluation
+
+
+def printed(monkeypatch, capsys, *words):
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
+    compare.main()
+    return capsys.readouterr().out
+
+
+def test_two_runs(tmp_path, monkeypatch, capsys):
+    """Longer beyond noise, an entropy that only scatters, and a picture."""
+    scatter = [0.1, 0.3] * 6
+    one = write_run(tmp_path / "one", length=[50.0] * STEPS, entropy=scatter)
+    two = write_run(tmp_path / "two", length=[80.0] * STEPS, entropy=scatter[::-1])
+    picture = tmp_path / "c.png"
+    text = printed(monkeypatch, capsys, one, two, "--steps", "9-12", "--figure", picture)
+    rows = {line.split()[0]: line.rstrip() for line in text.splitlines()}
+    assert "means over steps 9 to 12" in text
+    assert rows["length"].endswith("80 (+30 ± 0)*")
+    assert rows["entropy"].split()[1] == "0.2" and not rows["entropy"].endswith("*")
+    assert "kl_ref" not in rows and picture.stat().st_size > 10_000
+
+
+def test_committed_seeds(tmp_path, monkeypatch, capsys):
+    """A run of the arm itself lies within its seeds; one that is far off gets a star."""
+    log = LOGS / "first_grpo-seed1.jsonl"
+    far = write_run(tmp_path / "far", length_wrong=[40.0] * STEPS)
+    options = ("--committed", "first_grpo", "--figure", tmp_path / "c.png")
+    for path, inside in ((log, True), (far, False)):
+        text = printed(monkeypatch, capsys, path, *options)
+        row = next(line for line in text.splitlines() if line.startswith("length_wrong"))
+        assert row.rstrip().endswith("*") != inside and " to " in row
+
+
+def test_the_spread_of_older_logs(tmp_path):
+    """What probes have logged stands in: the sequence's ratio for gspo.py, else the tokens'."""
+    columns = {"log_ratio_rms": [0.5] * STEPS, "sequence_log_ratio_rms": [0.1] * STEPS}
+    for script, spread in (("gspo", 0.1), ("grpo", 0.5)):
+        run = compare.read(write_run(tmp_path / script, script, **columns))
+        assert run.over("ratio_spread", 1, 3) == [spread] * 3
+    own = compare.read(write_run(tmp_path / "own", "gspo", **columns, ratio_spread=[0.2] * STEPS))
+    assert own.over("ratio_spread", 1, 1) == [0.2]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: no run here"),
+        (["one", "--steps", "9-5"], "--steps 9-5: one step or two, such as 6-10"),
+        (["one", "--steps", "x"], "--steps x: one step or two"),
+        (["one", "--steps", "5-99"], "--steps 5-99: the shortest run has 12 steps"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "one")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare", *words])
+    with pytest.raises(SystemExit) as stopped:
+        compare.main()
+    errors = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in errors and errors.count("\n") == 1

@@ -1,0 +1,192 @@
+"""Two runs or more, metric by metric: how they differ, by how much more than noise, and a picture.
+
+    python -m tools.compare runs/exercise runs/grpo-seed1         # yours and another
+    python -m tools.compare runs/exercise --committed grpo        # and five committed seeds
+    python -m tools.compare runs/exercise runs/other --steps 6-10
+
+A number is the mean over the last quarter of the steps that all runs have, or over --steps. A
+difference is that to the first run. Its noise is twice its standard error over those steps: runs
+with the same seed see the same problems, step by step. Committed arms are named in
+experiments/arms.py; five seeds of one say how far chance alone goes.
+"""
+
+if __package__ != "tools":
+    raise SystemExit("run it from the repository's folder: python -m tools.compare RUN RUN")
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+
+import common
+from countdown_task import InputError
+from experiments.arms import ARMS, LOGS
+from experiments.curves import curve
+from experiments.effects import number
+from plots.style import COLOURS, STYLES, plt
+from tools.diagnose import read_run
+
+METRICS = {  # metric: its title
+    "accuracy": "right completions",
+    "eval_accuracy": "held-out accuracy",
+    "reward": "reward",
+    "length": "tokens per completion",
+    "length_right": "tokens if right",
+    "length_wrong": "tokens if wrong",
+    "truncated": "cut off by the budget",
+    "entropy": "entropy, nats",
+    "retry": "failed lines tried again",
+    "ratio_spread": "spread of the log-ratio",
+    "clip_low": "clipped from below",
+    "clip_high": "clipped from above",
+    "clip_forks": "fork tokens clipped",
+    "kl_old": "KL to the sampler, nats",
+    "kl_ref": "KL to the initial model, nats",
+    "advantage_levels": "distinct advantages",
+    "advantage_max": "largest advantage",
+    "groups_without_signal": "groups without signal",
+    "tokens_sampled": "tokens sampled in a step",
+    "grad_norm": "gradient norm",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's rows: training steps and evaluations, each a dict of numbers."""
+
+    name: str
+    rows: list[dict]
+
+    def over(self, metric, first, last):
+        """The metric's values in these steps; of evaluations the last one only."""
+        here = [row for row in self.rows if first <= row["step"] <= last]
+        values = [row[metric] for row in here if row.get(metric) is not None]
+        return values[-1:] if metric.startswith("eval_") else values
+
+
+def read(path):
+    """The run in a directory or log; InputError if there is none."""
+    script, training, evaluations = read_run(path, shortest=1)
+    for row in training:  # logs from before the scripts logged it hold the probes' number
+        spread = "sequence_log_ratio_rms" if script == "gspo" else "log_ratio_rms"
+        row.setdefault("ratio_spread", row.get(spread))
+    return Run(common.printable(path), training + evaluations)
+
+
+def window(runs, asked):
+    """(first, last) step to average over; InputError if `asked`, such as 6-10, is none."""
+    last = min(max(row["step"] for row in run.rows) for run in runs)
+    if asked is None:
+        return last - max(3, last // 4) + 1, last
+    first, _, end = asked.partition("-")
+    if not (first.isdigit() and (end or first).isdigit() and 1 <= int(first) <= int(end or first)):
+        raise InputError(f"--steps {asked}: one step or two, such as 6-10")
+    if int(end or first) > last:
+        raise InputError(f"--steps {asked}: the shortest run has {last} steps")
+    return int(first), int(end or first)
+
+
+def difference(values, base):
+    """(mean difference, twice its standard error); the error is None without two shared steps."""
+    gap = fmean(values) - fmean(base)
+    if len(values) != len(base) or len(values) < 2:
+        return gap, None
+    gaps = [a - b for a, b in zip(values, base, strict=True)]
+    return gap, 2 * stdev(gaps) / math.sqrt(len(gaps))
+
+
+def table(runs, bands, first, last):
+    """Lines: a row for each metric that a run has; bands: {arm: its runs}."""
+    heads = ["metric", "first run", *(f"run {n}" for n in range(2, len(runs) + 1)), *bands]
+    lines = [heads]
+    for metric in METRICS:
+        base = runs[0].over(metric, first, last)
+        if not base:
+            continue
+        cells = [metric, number(fmean(base))]
+        for run in runs[1:]:
+            values = run.over(metric, first, last)
+            cells.append(against(values, base) if values else "-")
+        for seeds in bands.values():
+            means = [fmean(v) for run in seeds if (v := run.over(metric, first, last))]
+            cells.append(range_of(means, fmean(base)) if means else "-")
+        lines.append(cells)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+
+
+def against(values, base):
+    """A run's number, and its difference to the first run's: a star if it is beyond noise."""
+    gap, noise = difference(values, base)
+    sign = "-" if gap < 0 else "+"
+    if noise is None:
+        return f"{number(fmean(values))} ({sign}{number(abs(gap))})"
+    star = "*" if abs(gap) > noise else ""
+    return f"{number(fmean(values))} ({sign}{number(abs(gap))} ± {number(noise)}){star}"
+
+
+def range_of(means, mine):
+    """The range of an arm's seeds: a star if the first run is outside."""
+    low, high = min(means), max(means)
+    return f"{number(low)} to {number(high)}{'' if low <= mine <= high else '*'}"
+
+
+def draw(runs, bands, path):
+    """Every metric that a run has, over steps; seeds of committed arms as bands."""
+    shown = [m for m in METRICS if any(row.get(m) is not None for r in runs for row in r.rows)]
+    figure, grid = plt.subplots(4, 5, figsize=(16, 11), layout="constrained")
+    for axes, metric in zip(grid.flat, shown, strict=False):
+        for index, run in enumerate(runs):
+            steps, values = curve(run.rows, metric)
+            axes.plot(steps, values, color=COLOURS[index % 6], ls=STYLES[index % 6], label=run.name)
+        for index, (arm, seeds) in enumerate(bands.items(), len(runs)):
+            lines = [curve(run.rows, metric) for run in seeds]
+            lines = [(x, y) for x, y in lines if len(x)]
+            steps = sorted(set.intersection(*(set(x) for x, _ in lines))) if lines else []
+            values = [[y[list(x).index(step)] for x, y in lines] for step in steps]
+            if steps:
+                low, high = zip(*((min(v), max(v)) for v in values), strict=True)
+                label = f"{arm}, {len(lines)} seeds"
+                axes.fill_between(
+                    steps, low, high, color=COLOURS[index % 6], alpha=0.25, label=label
+                )
+        axes.set(title=METRICS[metric], xlabel="step")
+    for axes in grid.flat[len(shown) :]:
+        axes.set_axis_off()
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    grid.flat[-1].legend(handles, labels, loc="center", frameon=False)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or logs")
+    parser.add_argument(
+        "--committed", nargs="+", choices=ARMS, default=[], metavar="ARM", help="arms as bands"
+    )
+    parser.add_argument("--steps", help="to average over, such as 6-10")
+    parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the picture")
+    args = parser.parse_args()
+    try:
+        runs = [read(path) for path in args.runs]
+        bands = {
+            arm: [read(path) for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl"))]
+            for arm in args.committed
+        }
+        first, last = window(runs, args.steps)
+    except InputError as error:
+        parser.exit(2, f"error: {common.printable(error)}\n")
+    for place, run in enumerate(runs, 1):
+        print(f"run {place}: {run.name}")
+    print(f"means over steps {first} to {last}; * beyond noise, or outside of the seeds")
+    print("\n".join(table(runs, bands, first, last)))
+    draw(runs, bands, args.figure)
+    print(f"picture: {args.figure}")
+
+
+if __name__ == "__main__":
+    main()
