@@ -58,7 +58,8 @@ def load_model(name):
 
 def uses_bf16(config):
     """`auto`: bfloat16 on a GPU that computes in it; the weights stay float32 everywhere."""
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)  # False without a GPU
+    on_gpu = DEVICE.type == "cuda"
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.dtype == "bfloat16" or (config.dtype == "auto" and has_bf16)
 
 

@@ -57,6 +57,8 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch, tmp_path):
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_only_where_the_card_has_it(native, monkeypatch):
     """A T4 emulates bfloat16, slowly: `auto` is float32 there; float16 is no choice at all."""
+    assert not common.uses_bf16(grpo.Config(dtype="auto"))  # on a CPU
+    monkeypatch.setattr(common, "DEVICE", torch.device("cuda"))
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
     )
