@@ -17,6 +17,7 @@ transformers.utils.logging.disable_progress_bar()
 
 HERE = Path(__file__).resolve().parent
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 def load_model(name):
@@ -55,12 +56,11 @@ def load_model(name):
     return model, tokenizer
 
 
-DTYPES = ("auto", "float32", "bfloat16")
-
-
 def uses_bf16(config):
-    """`auto` computes in bfloat16 on CUDA only; the weights stay float32 everywhere."""
-    return config.dtype == "bfloat16" or (config.dtype == "auto" and DEVICE.type == "cuda")
+    """`auto`: bfloat16 on a GPU that computes in it; the weights stay float32 everywhere."""
+    on_gpu = DEVICE.type == "cuda"
+    has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return config.dtype == "bfloat16" or (config.dtype == "auto" and has_bf16)
 
 
 def autocast(config):

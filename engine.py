@@ -5,12 +5,16 @@ at first: it gives the same numbers for many rows at once, and tests/test_engine
 two plain functions.
 """
 
+import copy
 import itertools
 import math
+import weakref
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 import transformers
+from torch.utils.checkpoint import checkpoint
 
 from countdown_task import InputError
 
@@ -110,10 +114,14 @@ class KVCache:
     layer therefore has blocks of tokens that are read whole; what is not written yet is masked.
     """
 
+    block = 32  # tokens
+
+    def __new__(cls, model, prompts):
+        return super().__new__(GraphCache if model.device.type == "cuda" else cls)
+
     def __init__(self, model, prompts):
         """Holds all but the last token of B prompts: that one is the first to be decoded."""
         device = model.device
-        self.block = 32 if device.type == "cpu" else 256  # tokens; a GPU launches one by one
         self.layers = {}  # layer: (blocks of keys, blocks of values), each (b, K, tokens, d)
         distinct = {ids: place for place, ids in enumerate(dict.fromkeys(map(tuple, prompts)))}
         ids = right_pad([prompt[:-1] for prompt in distinct], device)  # (P, L)
@@ -152,10 +160,7 @@ class KVCache:
         self.bias[:, -self.free] = 0
         self.free -= 1
         self.positions = self.positions + 1
-        logits = forward(model, token, self.positions, self)[:, -1]
-        if not logits.amax().isfinite():
-            raise InputError("the model's logits are not finite: a lower --learning_rate may help")
-        return logits
+        return finite(forward(model, token, self.positions, self)[:, -1])
 
     def attend(self, layer, query, key, value, scaling):
         """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""
@@ -166,15 +171,160 @@ class KVCache:
         keys, values = self.layers[layer]
         for block, new in ((keys[-1], key), (values[-1], value)):
             block[:, :, -self.free - 1] = new[:, :, 0]
-        query = (query * scaling).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
-        scores = torch.cat([query @ block.mT for block in keys], -1)  # (b, K, H / K, tokens)
-        scores += self.bias[:, None, None]
-        probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
-        output = sum(part @ block for part, block in zip(probs, values, strict=True))
-        return output.flatten(1, 2)[:, :, None]
+        return read_blocks(query, keys, values, self.bias, scaling)
+
+
+def read_blocks(query, keys, values, bias, scaling):
+    """query (b, H, 1, d), blocks (b, K, tokens, d) each, bias (b, all tokens) -> (b, H, 1, d)."""
+    query = (query * scaling).unflatten(1, (keys[0].shape[1], -1)).squeeze(3)  # (b, K, H / K, d)
+    scores = torch.cat([query @ block.mT for block in keys], -1)  # (b, K, H / K, tokens)
+    scores += bias[:, None, None]
+    probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
+    output = sum(part @ block for part, block in zip(probs, values, strict=True))
+    return output.flatten(1, 2)[:, :, None]
+
+
+def finite(logits):
+    """The logits; InputError if some are not finite: no token could be drawn from them."""
+    if not logits.amax().isfinite():
+        raise InputError("the model's logits are not finite: a lower --learning_rate may help")
+    return logits
+
+
+# ---- Sampling on a GPU: a step is recorded once, then replayed ----------------------------------
+
+
+class GraphCache(KVCache):
+    """KVCache on a GPU, where starting a step's kernels one by one takes longer than they run."""
+
+    block = 256
+
+    def __init__(self, model, prompts):
+        self.step = DecodingStep.of(model)
+        super().__init__(self.step.model, prompts)
+        self.tokens = self.bias.shape[1]  # columns in use, free ones included
+        for layer, blocks in self.layers.items():
+            for name, (block,) in zip(("keys", "values"), blocks, strict=True):
+                self.step.write((name, layer), block)
+        self.layers.clear()
+        self.step.write("bias", self.bias)
+        self.step.write("positions", self.positions)
+        self.step.write("token", self.positions)
+
+    def select(self, rows):
+        if self.layers:  # the base class is still making rows of distinct prompts
+            return super().select(rows)
+        for tensor in self.step.held.values():
+            tensor[: len(rows)] = tensor[rows]
+
+    def decode(self, model, token):
+        """As the base class does, but the next call overwrites the logits."""
+        held = self.step.held
+        b = len(token)
+        if self.free == 0:
+            for name, tensor in held.items():
+                if tensor.dim() == 4:
+                    more = F.pad(tensor[:b, :, : self.tokens], (0, 0, 0, self.block))
+                    self.step.write(name, more)
+            more = F.pad(held["bias"][:b, : self.tokens], (0, self.block), value=-math.inf)
+            self.step.write("bias", more)
+            self.tokens += self.block
+            self.free = self.block
+        self.step.column.fill_(self.tokens - self.free)
+        self.free -= 1
+        held["bias"][:b].index_fill_(1, self.step.column, 0)
+        held["positions"][:b] += 1
+        held["token"][:b] = token
+        return finite(self.step.run(b, self.tokens)[:b])
+
+
+class DecodingStep:
+    """A model's decoding step as CUDA graphs, one per number of rows and of tokens.
+
+    What they read and write keeps its address from rollout to rollout. Under autocast the matrices
+    of linear layers are held in low precision too, and renewed for every rollout.
+    """
+
+    kept: ClassVar = weakref.WeakKeyDictionary()  # model: its decoding step
+
+    @classmethod
+    def of(cls, model):
+        device = model.device.type
+        low = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if low else torch.float32
+        if model not in cls.kept or cls.kept[model].dtype != dtype:
+            cls.kept[model] = cls(model, dtype)
+        for copied, original in cls.kept[model].copies:
+            copied.copy_(original)
+        return cls.kept[model]
+
+    def __init__(self, model, dtype):
+        self.dtype = dtype
+        # Another model of the same parameters, some of which are then replaced by copies.
+        self.model = copy.deepcopy(model, {id(one): one for one in model.parameters()})
+        self.copies = []  # (in low precision, original)
+        for part in self.model.modules():
+            if isinstance(part, torch.nn.Linear) and dtype != torch.float32:
+                original = part.weight
+                part.weight = torch.nn.Parameter(original.to(dtype), requires_grad=False)
+                self.copies.append((part.weight, original))
+        self.held = {}  # keys and values of each layer, bias, positions, token, by row
+        self.column = torch.zeros(1, dtype=torch.long, device=model.device)  # of the newest token
+        self.recorded = {}  # (rows, tokens): a function that returns logits (rows, V)
+
+    def write(self, name, tensor):
+        """Into the corner of what is held; if that is too small, a larger one takes its place."""
+        held = self.held.get(name, tensor[:0])
+        shape = tuple(map(max, held.shape, tensor.shape))
+        if shape != held.shape:
+            self.recorded.clear()
+            self.held[name] = held = tensor.new_zeros(shape)
+        held[tuple(map(slice, tensor.shape))] = tensor
+
+    def run(self, b, tokens):
+        """Logits of b rows or more, each of which reads so many columns."""
+        rows = min(2 ** (b - 1).bit_length(), len(self.held["token"]))
+        self.corner = (slice(rows), slice(None), slice(tokens))
+        if (rows, tokens) not in self.recorded:
+            self.recorded[rows, tokens] = self.record()
+        return self.recorded[rows, tokens]()
+
+    def logits(self):
+        rows = self.corner[0]
+        token = self.held["token"][rows]
+        return forward(self.model, token, self.held["positions"][rows], self)[:, -1]
+
+    def record(self):
+        """`logits`, as it stands, as a graph; as it is where no graph can be made of it."""
+        low = self.dtype != torch.float32
+        # Without autocast's cache: what that holds is gone when the rollout ends.
+        with torch.autocast(self.column.device.type, self.dtype, enabled=low, cache_enabled=False):
+            self.logits()  # once before, so that libraries can set themselves up
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph):
+                    logits = self.logits()
+            except RuntimeError:  # a mixture of experts asks the CPU which of them to run
+                return self.logits
+
+        def replay():
+            graph.replay()
+            return logits
+
+        return replay
+
+    def attend(self, layer, query, key, value, scaling):
+        keys = self.held["keys", layer][self.corner]
+        values = self.held["values", layer][self.corner]
+        keys.index_copy_(2, self.column, key.to(keys.dtype))
+        values.index_copy_(2, self.column, value)
+        rows, _, columns = self.corner
+        return read_blocks(query, [keys], [values], self.held["bias"][rows, columns], scaling)
 
 
 # ---- Updating: whole rows -----------------------------------------------------------------------
+
+CHUNK = 2**27  # logits at a time that are turned into float32 log-probs: half a GB
 
 
 def last_places(mask):
@@ -208,6 +358,27 @@ def completion_logits(model, rollout, rows):
     tree = PrefixTree(rollout, rows)
     logits = forward(model, tree.ids, tree.positions, tree, tree.predicting)[0]
     return logits, tree.prefix
+
+
+def log_softmax_at(logits, prefix, ids, temperature):
+    """log_softmax(logits / temperature)[prefix, ids], in float32.
+
+    logits (n, V); prefix and ids (b, T') -> (b, T'). In chunks that the backward pass computes
+    again: where V is large, float32 logits would take more memory than all else.
+    """
+
+    def of_chunk(logits, prefix, ids):
+        return F.log_softmax(logits.float() / temperature, dim=-1)[prefix, ids]
+
+    size = max(CHUNK // logits.shape[1], 1)
+    if len(logits) <= size:
+        return of_chunk(logits, prefix, ids)
+    chosen = torch.zeros(prefix.shape, device=logits.device)
+    for number, chunk in enumerate(logits.split(size)):
+        inside = prefix // size == number  # (b, T')
+        places = prefix[inside] - number * size
+        chosen[inside] = checkpoint(of_chunk, chunk, places, ids[inside], use_reentrant=False)
+    return chosen
 
 
 class PrefixTree:

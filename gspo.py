@@ -231,9 +231,9 @@ def completion_logprobs(model, rollout, rows, config):
     """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
     with common.autocast(config):
         logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
-    logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
     T = prefix.shape[1]  # token t of row i follows prefix[i, t], one of n distinct prefixes
-    return logp[prefix, rollout.completion_ids[rows, :T]] * rollout.mask[rows, :T]
+    ids = rollout.completion_ids[rows, :T]
+    return engine.log_softmax_at(logits, prefix, ids, config.temperature) * rollout.mask[rows, :T]
 
 
 @torch.no_grad()

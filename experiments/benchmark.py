@@ -99,16 +99,25 @@ class Ours:
         self.task = CountdownTask()
 
     def step(self, number):
-        rollout, rewards = grpo.sample_batch(
-            self.model, self.tokenizer, self.task, self.config, number
-        )
+        """Tokens per completion of the step."""
+        rollout, rewards = self.sample(number)
+        self.learn(rollout, rewards)
+        return rollout.mask.sum(1).mean().item()
+
+    def sample(self, number):
+        return grpo.sample_batch(self.model, self.tokenizer, self.task, self.config, number)
+
+    def learn(self, rollout, rewards):
+        if common.uses_bf16(self.config):
+            rollout.logprobs = grpo.over_rollout(
+                grpo.completion_logprobs, self.model, rollout, self.config
+            )
         rollout.ref_logprobs = grpo.over_rollout(
             grpo.completion_logprobs, self.reference, rollout, self.config
         )
         advantages = grpo.compute_advantages(rewards, self.config)
         update = grpo.update_policy(self.model, self.optimizer, rollout, advantages, self.config)
         assert update["updates"] == self.config.minibatches  # as many as TRL makes
-        return rollout.mask.sum(1).mean().item()
 
 
 def settings(folder, prompts, **options):
@@ -123,7 +132,7 @@ def settings(folder, prompts, **options):
     )
 
 
-def trl_trainer(config, directory, callback):
+def trl_trainer(config, directory, callback, **options):
     """TRL's GRPOTrainer on the same problems, rewards, loss, batch and optimizer steps.
 
     Its defaults that would slow it down are switched off: gradient checkpointing and logging.
@@ -139,14 +148,14 @@ def trl_trainer(config, directory, callback):
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
+        **options,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
 
-def paired_steps(config, rounds):
+def paired_steps(ours, rounds, **options):
     """{contender: [seconds of each training step]}, turn by turn; the first turn warms up."""
-    ours = Ours(config)
     seconds = {"ours": [], "TRL": []}
     lengths = []
 
@@ -165,23 +174,26 @@ def paired_steps(config, rounds):
             self.started = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as directory:
-        trl_trainer(replace(config, steps=rounds + 1), directory, TakeTurns()).train()
+        config = replace(ours.config, steps=rounds + 1)
+        trl_trainer(config, directory, TakeTurns(), **options).train()
     seconds = {name: values[1:] for name, values in seconds.items()}
     return seconds, {"tokens per completion": statistics.fmean(lengths)}
 
 
 def stock(config):
-    """The same model as transformers loads it."""
-    return transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+    """The same model as transformers loads it, in the precision that ours computes in."""
+    dtype = torch.bfloat16 if common.uses_bf16(config) else torch.float32
+    model = transformers.AutoModelForCausalLM.from_pretrained(config.model, dtype=dtype)
+    return model.to(common.DEVICE).eval()
 
 
 def left_pad(tokenizer, prompts):
     """Lists of ids -> (ids, attention_mask), both (B, L), as `generate` wants them."""
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-    return batch["input_ids"], batch["attention_mask"]
+    return batch["input_ids"].to(common.DEVICE), batch["attention_mask"].to(common.DEVICE)
 
 
-def generate(model, prompts, config, tokenizer, forced):
+def generate(model, prompts, config, tokenizer, forced, **options):
     """Completions (B, T) from model.generate, sampling as ours does; B prompts."""
     ids, attention_mask = left_pad(tokenizer.tokenizer if forced else tokenizer, prompts)
     with torch.no_grad():
@@ -196,6 +208,7 @@ def generate(model, prompts, config, tokenizer, forced):
             min_new_tokens=config.max_new_tokens if forced else None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **options,
         )
     return output[:, ids.shape[1] :]
 
@@ -280,7 +293,7 @@ def part_step(policies, rounds):
     report = {}
     for name, (prompts, policy, budget) in SCENARIOS.items():
         config = settings(policies[policy], prompts, max_new_tokens=budget)
-        seconds, about = paired_steps(config, rounds * MORE_TURNS.get(name, 1))
+        seconds, about = paired_steps(Ours(config), rounds * MORE_TURNS.get(name, 1))
         speed = {who: [1 / x for x in values] for who, values in seconds.items()}
         report[name] = {**compare(speed["ours"], speed["TRL"]), **about, "unit": "steps/s"}
         # TRL's steps differ more than ours: one long completion holds up its whole batch.
@@ -368,6 +381,85 @@ def random_model(folder, width):
     tokenizer.save_pretrained(folder)
 
 
+# Shapes of chat models as published, in the names of transformers' configurations.
+SHAPES = {
+    "Qwen2.5-0.5B": {
+        "model_type": "qwen2",
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
+    "Qwen2.5-1.5B": {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
+    "Llama-3.2-1B": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    },
+}
+REPEATS = 8  # of the problem in a prompt, which makes some 100 tokens of it
+
+
+def random_chat_model(folder, shape, **changes):
+    """A model of one of SHAPES, weights random, and the base's tokenizer with words to fill it.
+
+    changes: of its configuration, such as fewer layers.
+    """
+    tokenizer = common.load_model(BASE)[1]
+    config = transformers.AutoConfig.for_model(
+        **SHAPES[shape] | changes,
+        max_position_embeddings=32768,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    with common.DEVICE:
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    content = "{{ message.content }}"
+    tokenizer.chat_template = tokenizer.chat_template.replace(content, content * REPEATS)
+    tokenizer.save_pretrained(folder)
+    path = Path(folder) / "tokenizer.json"
+    written = json.loads(path.read_text())
+    more = range(len(tokenizer), config.vocab_size)
+    written["model"]["vocab"] |= {f"word{number}": number for number in more}
+    path.write_text(json.dumps(written))
+
+
+def part_vocabulary(rounds):
+    """A step and an update where the vocabulary is a real model's and dominates: few layers."""
+    few = {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    with tempfile.TemporaryDirectory() as folder:
+        random_chat_model(folder, "Qwen2.5-0.5B", **few)
+        ours = Ours(settings(folder, 4, group_size=8, max_new_tokens=32))
+        seconds, _ = paired_steps(ours, rounds)
+        speed = {who: [1 / x for x in values] for who, values in seconds.items()}
+        rollout, _ = ours.sample(0)
+        update = paired_updates(ours, rollout, rounds)
+    report = {
+        "step": {**compare(speed["ours"], speed["TRL"]), "unit": "steps/s"},
+        "update": {**compare(update["ours"], update["plain padded"]), "unit": "tokens/s"},
+    }
+    for name, entry in report.items():
+        show(f"{name}, vocabulary of 151,936", entry)
+    return report
+
+
 def part_memory(policies):
     """Peak resident memory of a fresh process for each contender: whole, and above set-up."""
     report = {}
@@ -422,7 +514,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ["step", "phases", "sharing", "growth", "memory"]
+    parts = ["step", "phases", "sharing", "growth", "vocabulary", "memory"]
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--rounds", type=int, default=5, help="turns that are timed")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
@@ -454,6 +546,7 @@ def main():
                 "phases": lambda: part_phases(policies, args.rounds),
                 "sharing": lambda: part_sharing(policies, args.rounds),
                 "growth": lambda: part_growth(args.rounds),
+                "vocabulary": lambda: part_vocabulary(args.rounds),
                 "memory": lambda: part_memory(policies),
             }
             report[part] = run[part]()

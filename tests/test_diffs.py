@@ -243,9 +243,8 @@ MUTATIONS = {
     ),
     "reflowed and marked": lambda s: swap(
         s,
-        "logp = F.log_softmax(logits.float() / config.temperature, dim=-1)\n    T =",
-        "logits = logits.float() / config.temperature\n"
-        "    logp = F.log_softmax(logits, dim=-1)  # <- KL: no\n    T =",
+        "ids = rollout.completion_ids[rows, :T]\n    return engine",
+        "ids = rollout.completion_ids\n    ids = ids[rows, :T]  # <- KL: no\n    return engine",
     ),
     "renamed variable": lambda s: s.replace("uniform", "noise_"),
     "renamed variable in an allowed function": lambda s: s.replace("clipped", "bounded"),

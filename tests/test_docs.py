@@ -74,6 +74,8 @@ def test_commands_parse(module, arguments):
     options = set(re.findall(r'add_argument\(\s*"--(\w+)"', source))
     if module == "tools.train_with_trl":
         module = arguments[arguments.index("--script") + 1]
+    if module == "tools.verl_command":
+        module = arguments[0]
     if module in scripts():
         options |= {field.name for field in fields(importlib.import_module(module).Config)}
     given = {word.removeprefix("--") for word in arguments if word.startswith("--")}

@@ -1,6 +1,8 @@
 """The fast forward passes against the plain ones at the top of engine.py: same numbers."""
 
+import gc
 import itertools
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -209,7 +211,115 @@ def test_another_attention_is_refused(llama_folder):
         grpo.over_rollout(grpo.completion_logprobs, plain, rollout, CONFIG)
 
 
+# ---- Sampling as on a GPU -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """GraphCache on this device: where a graph would be replayed, its step is computed again.
+
+    On the tensors of the recording, as a graph does. Returns the shapes (rows, tokens) recorded.
+    """
+    shapes = []
+
+    def record(self):
+        corner = self.corner
+        recorded = dict(self.held)
+        shapes.append((corner[0].stop, corner[2].stop))
+        rows = corner[0].stop
+        written = torch.full((rows, self.model.config.vocab_size), torch.nan, dtype=self.dtype)
+
+        def replay():
+            now = self.held
+            self.corner = corner
+            self.held = recorded
+            written.copy_(self.logits())
+            self.held = now
+            return written
+
+        return replay
+
+    monkeypatch.setattr(engine.KVCache, "__new__", lambda *_: object.__new__(engine.GraphCache))
+    monkeypatch.setattr(engine.GraphCache, "block", 16)
+    monkeypatch.setattr(engine.DecodingStep, "record", record)
+    return shapes
+
+
+@MODELS
+def test_graphs_sample_the_same(folder, request, graphs):
+    """Rollouts of different sizes in turn, after an update too: what is held is never stale."""
+    folder = request.getfixturevalue(folder)
+    model, tokenizer = common.load_model(folder)
+    small = replace(CONFIG, group_size=3, max_new_tokens=10)
+    large = replace(CONFIG, group_size=7)
+    for config in (CONFIG, small, large, CONFIG):
+        generator = torch.Generator().manual_seed(0)
+        rollout = grpo.sample_groups(model, tokenizer, PROBLEMS, config, generator)
+        expected = grpo.over_rollout(grpo.completion_logprobs, model, rollout, config)
+        torch.testing.assert_close(rollout.logprobs, expected, atol=1e-4, rtol=0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.01
+    rows, tokens = map(set, zip(*graphs, strict=True))
+    assert {12, 21} < rows  # those of full rollouts; when rows are done, fewer
+    assert len(tokens) > 2  # block by block
+    assert len(graphs) - len(set(graphs)) < len(set(graphs))  # most are used again
+
+
+@MODELS
+def test_graphs_in_bfloat16(folder, request, graphs):
+    """The low-precision weights are the model's own, also after an update, and rounded only."""
+    folder = request.getfixturevalue(folder)
+    config = replace(CONFIG, dtype="bfloat16")
+    model, tokenizer = common.load_model(folder)
+    with torch.no_grad():
+        grpo.sample_groups(model, tokenizer, PROBLEMS, config, torch.Generator().manual_seed(0))
+        for parameter in model.parameters():
+            parameter *= -0.5
+    rollout = grpo.sample_groups(
+        model, tokenizer, PROBLEMS, config, torch.Generator().manual_seed(0)
+    )
+    updated = grpo.over_rollout(grpo.completion_logprobs, model, rollout, config)
+    exact = grpo.over_rollout(
+        grpo.completion_logprobs, model, rollout, replace(config, dtype="float32")
+    )
+    on = rollout.mask > 0
+    error = {"sampler": rollout.logprobs - exact, "update": updated - exact}
+    error = {name: values[on].abs().mean().item() for name, values in error.items()}
+    assert error["update"] > 1e-4 and error["sampler"] < 1.5 * error["update"], error
+
+
+def test_a_model_that_is_gone_takes_its_graphs_along(llama_folder, graphs):
+    model, tokenizer = common.load_model(llama_folder)
+    grpo.sample_groups(model, tokenizer, PROBLEMS, CONFIG, torch.Generator())
+    step = weakref.ref(engine.DecodingStep.kept[model])
+    del model
+    gc.collect()
+    assert step() is None
+
+
 # ---- Updating -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 700, 10**9])
+def test_log_softmax_in_chunks(chunk, monkeypatch):
+    """Values and gradient do not depend on it; neither does the precision of the result."""
+    torch.manual_seed(0)
+    logits = torch.randn(9, 300, requires_grad=True)  # n distinct prefixes
+    prefix = torch.randint(9, (4, 5))
+    ids = torch.randint(300, (4, 5))
+    weight = torch.randn(4, 5)
+    expected = torch.log_softmax(logits / 0.7, -1)[prefix, ids]
+    (gradient,) = torch.autograd.grad((expected * weight).sum(), logits)
+    monkeypatch.setattr(engine, "CHUNK", chunk)
+    for dtype in (torch.float32, torch.bfloat16):
+        given = logits.detach().to(dtype).requires_grad_()
+        found = engine.log_softmax_at(given, prefix, ids, 0.7)
+        (found * weight).sum().backward()
+        error = 1e-5 if dtype == torch.float32 else 0.05
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=error, rtol=0)
+        torch.testing.assert_close(given.grad.float(), gradient, atol=error, rtol=0)
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,20 @@ import pytest
 import torch
 from conftest import save_model
 from tokenizers.processors import TemplateProcessing
-from transformers import Lfm2Config, Lfm2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 import common
+import engine
 import grpo
 import run_folder
-from countdown_task import CountdownTask, InputError, prompt_text
+from countdown_task import REWARDS, CountdownTask, InputError, prompt_text
+from experiments.benchmark import coin, random_chat_model
 
 PROBLEMS = CountdownTask().held_out(4)
 
@@ -95,6 +103,38 @@ def test_bfloat16_sampler_rounding_is_not_in_the_ratio(qwen_folder, tmp_path):
     """With one update per rollout every ratio is 1, though sampler and training differ."""
     rows, _ = train(qwen_folder, tmp_path / "run", dtype="bfloat16", minibatches=1, steps=1)
     assert rows[0]["ratio_min"] == rows[0]["ratio_max"] == 1
+
+
+@pytest.mark.parametrize("shape", ["Qwen2.5-0.5B", "Llama-3.2-1B"])
+def test_published_shapes(shape, tmp_path, monkeypatch):
+    """Heads, groups of heads and vocabulary of a real model, its prompts as long; few layers.
+
+    Sampler and update agree with plain code, and log-probs in chunks with those in one piece.
+    """
+    small = {"num_hidden_layers": 2, "hidden_size": 128, "intermediate_size": 128, "head_dim": 64}
+    random_chat_model(tmp_path / "model", shape, **small)
+    folder = str(tmp_path / "model")
+    model, tokenizer = common.load_model(folder)
+    assert model.config.vocab_size == len(tokenizer) > 128_000
+    config = grpo.Config(group_size=4, max_new_tokens=12, dtype="float32")
+    rollout = grpo.sample_groups(model, tokenizer, PROBLEMS, config, torch.Generator())
+    assert min(map(len, rollout.prompts)) > 70
+    whole = grpo.completion_logprobs(model, rollout, list(range(16)), config)
+    (expected,) = torch.autograd.grad(whole.sum(), model.model.embed_tokens.weight)
+    monkeypatch.setattr(engine, "CHUNK", 2**23)  # some 60 of the 190 prefixes
+    chunks = grpo.completion_logprobs(model, rollout, list(range(16)), config)
+    (gradient,) = torch.autograd.grad(chunks.sum(), model.model.embed_tokens.weight)
+    torch.testing.assert_close(chunks, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(rollout.logprobs, chunks, atol=1e-4, rtol=0)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    for row in (0, 15):
+        ids = rollout.completion_ids[row].tolist()
+        exact = engine.logprobs_plainly(plain, rollout.prompts[row], ids, 1.0)
+        torch.testing.assert_close(chunks[row], exact, atol=1e-4, rtol=0)
+    monkeypatch.setitem(REWARDS, "brevity", coin)  # its words are too long for brevity
+    rows, _ = train(folder, tmp_path / "run", steps=1, prompts_per_step=2, minibatches=1)
+    assert rows[0]["grad_norm"] > 0
 
 
 @pytest.mark.parametrize("chat", [True, False], ids=["chat template", "none"])

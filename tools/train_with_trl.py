@@ -34,8 +34,9 @@ from trl.rewards import get_soft_overlong_punishment
 import common
 import engine
 import run_log
-from countdown_task import REWARDS, CountdownTask, InputError, Problem
+from countdown_task import REWARDS, InputError, Problem
 from experiments.arms import ARMS, SCRIPTS, ZOO
+from tools import problems
 
 TRAINERS = {
     **dict.fromkeys(SCRIPTS, (GRPOTrainer, GRPOConfig)),
@@ -102,19 +103,12 @@ def make_trainer(script, config, output_dir, processes=1, **options):
     """
     trainer, trainer_config = TRAINERS[script]
     model, tokenizer = common.load_model(config.model)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
-    rows = []
-    for step in range(1, config.steps + 1):
-        problems = task.sample(
-            config.prompts_per_step, common.stream(config.seed, "problems", step)
-        )
-        encoded = common.encode_prompts(model, tokenizer, problems, config)
-        rows += [
-            {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
-            for ids, problem in zip(encoded, problems, strict=True)
-        ]
+    drawn, _ = problems.of_training(config)
+    encoded = common.encode_prompts(model, tokenizer, drawn, replace(config, group_size=1))
+    rows = [
+        {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
+        for ids, problem in zip(encoded, drawn, strict=True)
+    ]
     completions = config.prompts_per_step * config.group_size
     per_update, uneven = divmod(completions, config.minibatches * processes)
     if uneven:

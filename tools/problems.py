@@ -1,0 +1,16 @@
+"""The problems that a script would draw, step by step: what other trainers are given."""
+
+import common
+from countdown_task import CountdownTask
+
+
+def of_training(config):
+    """prompts_per_step problems of each step, in order, and the task they come from."""
+    task = CountdownTask(
+        config.operands, config.max_number, config.min_target, config.max_target, config.data
+    )
+    drawn = []
+    for step in range(1, config.steps + 1):
+        stream = common.stream(config.seed, "problems", step)
+        drawn += task.sample(config.prompts_per_step, stream)
+    return drawn, task
