@@ -1,0 +1,69 @@
+"""The notebook runs from top to bottom, and shows what the scripts do now."""
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from common import HERE
+from plots.axes import scripts, source_of
+
+PATH = HERE / "lesson.ipynb"
+TRAINING = 'grpo.Config(steps=20, seed=7, output_dir="runs/lesson"'
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cell):
+    """What the cell wrote to its standard output."""
+    return "".join(part.text for part in cell.outputs if part.get("name") == "stdout")
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return nbformat.read(PATH, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """The notebook, run here with 2 steps of training instead of 20."""
+    notebook = nbformat.read(PATH, as_version=4)
+    folder = tmp_path_factory.mktemp("lesson") / "run"
+    (training,) = [cell for cell in code_cells(notebook) if TRAINING in cell.source]
+    short = f'grpo.Config(steps=2, seed=7, eval_problems=8, output_dir="{folder.as_posix()}"'
+    training.source = training.source.replace(TRAINING, short)
+    where = {"metadata": {"path": str(HERE)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
+    return notebook
+
+
+def test_it_is_committed_executed(committed):
+    """A reader sees its tables and curves without running it."""
+    cells = code_cells(committed)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    pictures = [
+        part for cell in cells for part in cell.outputs if "image/png" in part.get("data", {})
+    ]
+    assert len(pictures) == 2 and not any(
+        p.output_type == "error" for c in cells for p in c.outputs
+    )
+    assert "at step 20 (95% interval)" in printed(cells[-2])
+    assert PATH.stat().st_size < 200_000
+
+
+def test_its_numbers_are_of_the_code_as_it_stands(committed, executed):
+    """All but the run's; that one trains."""
+    before, now = code_cells(committed), code_cells(executed)
+    assert len(before) == len(now) == 7
+    for old, new in zip(before[:5], now[:5], strict=True):
+        assert printed(old) == printed(new)
+    assert "at step 2 (95% interval)" in printed(now[5])
+
+
+def test_it_repeats_no_code_of_the_scripts(committed):
+    """It calls their functions; what is shown is what trains."""
+    shown = {line.strip() for cell in code_cells(committed) for line in cell.source.splitlines()}
+    written = {line.strip() for name in scripts() for line in source_of(name).splitlines()}
+    shared = {line for line in shown & written if not line.startswith("import ") and len(line) > 3}
+    assert not shared
