@@ -105,7 +105,7 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
         "mean over the tokens of the minibatch, divided by the rollout's std over tokens": (
             "token mean,\nstd over tokens"
         ),
-        "no 1/|o| and no division by the group's std": "neither",
+        "no 1/|o|, no division by the group's std": "neither",
     },
     "KL": {
         "k3 to the frozen initial model, in the loss, beta 0.04": "k3 in the loss,\n0.04",
