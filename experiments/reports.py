@@ -13,7 +13,7 @@ from experiments import compositions
 from experiments.arms import AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import all_measured, number, pass_at, saturating_fit
-from tools import diagnose
+from tools import compare, diagnose
 
 
 def results():
@@ -177,7 +177,7 @@ def diagnoses():
     """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
     found = {}
     for arm in (*PLANTED, *SCRIPTS):
-        for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
+        for path in logs_of(arm):
             script, training, _ = diagnose.read_run(path)
             shown = [f.symptom for f in diagnose.findings(script, training) if f.shown]
             found.setdefault(arm, []).append(shown)
@@ -245,8 +245,43 @@ def transcripts():
     return "\n".join(lines) + "\n"
 
 
+# In docs/solutions.md: a comment that says which arms, metrics and steps the table below it has.
+RANGES = re.compile(
+    r"<!-- ranges of (?P<arms>[^:]+): (?P<metrics>[^;]+); steps (?P<steps>[\d-]+) -->\n\n"
+    r"((\|.*\n)+\n)?"
+)
+
+
+def solutions(text):
+    """The text of solutions.md with its tables as the logs have them."""
+    return RANGES.sub(ranges, text)
+
+
+def ranges(asked):
+    """A comment with the table that it asks for: lowest and highest seed of each arm."""
+    comment, _, _ = asked[0].partition("\n")
+    first, _, last = asked["steps"].partition("-")
+    arms = asked["arms"].split()
+    runs = {arm: [compare.read(path) for path in logs_of(arm)] for arm in arms}
+    lines = [f"| steps {asked['steps']} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
+    for metric in asked["metrics"].split():
+        cells = []
+        for seeds in runs.values():
+            found = [run.over(metric, int(first), int(last)) for run in seeds]
+            means = [np.mean(values) for values in found if values]
+            cells.append(f"{number(min(means))} to {number(max(means))}" if means else "-")
+        lines.append(f"| `{metric}` | {' | '.join(cells)} |")
+    return "\n".join([comment, "", *lines, "", ""])
+
+
+def logs_of(arm):
+    return sorted(LOGS.glob(f"{arm}-seed*.jsonl"))
+
+
 def main():
     folder = common.HERE / "experiments"
+    page = common.HERE / "docs/solutions.md"
+    page.write_text(solutions(page.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "results.md").write_text(results(), encoding="utf-8")
     (folder / "transcripts.md").write_text(transcripts(), encoding="utf-8")
     for effect, found in all_measured():
