@@ -2,7 +2,7 @@
 
 import pytest
 
-from plots import axes, side_by_side
+from plots import axes, handout, side_by_side
 from plots.axes import source_of
 from plots.side_by_side import NAMES
 
@@ -153,3 +153,30 @@ def test_page_in_a_browser(width, scheme, page_file):
         browser.close()
     assert not problems
     assert requested == [page_file.as_uri()]  # nothing from a network
+
+
+# ---- The handout --------------------------------------------------------------------------------
+
+
+def test_the_handout_is_up_to_date():
+    """Its equations and tables are those of grpo.py and of the README."""
+    assert handout.PAGE.read_text(encoding="utf-8") == handout.handout()
+    assert tuple(handout.QUESTIONS) == axes.AXES
+    text = handout.handout()
+    assert "<td>gspo.py<td><b>sequence ratio</b>" in text and "none of these" in text
+    assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
+
+
+@pytest.mark.skipif(not side_by_side.chromium(), reason="no Chromium on this machine")
+def test_the_handout_prints_on_one_page(tmp_path):
+    """A4, margins included."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=side_by_side.chromium(), args=["--no-sandbox"]
+        )
+        page = browser.new_page()
+        page.goto(handout.PAGE.as_uri())
+        printed = page.pdf(path=tmp_path / "handout.pdf", prefer_css_page_size=True)
+        browser.close()
+    assert printed.count(b"/Type /Page\n") == 1

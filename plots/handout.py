@@ -1,0 +1,98 @@
+"""Writes docs/handout.html, one page to print on A4: the skeleton, the map, symptoms and levers.
+
+    python -m plots.handout
+
+Equations are grpo.py's, both tables the README's.
+"""
+
+if __package__ != "plots":
+    raise SystemExit("run it from the repository's folder: python -m plots.handout")
+
+import html
+import re
+
+import common
+from plots.axes import equations, source_of
+
+PAGE = common.HERE / "docs/handout.html"
+QUESTIONS = {  # axis: what the methods argue about on it
+    "granularity": "What has one importance ratio: a token, or a whole completion?",
+    "clip width": "How far may the policy move on one rollout, and what happens beyond?",
+    "length + std": "What is a sum of losses divided by, and what an advantage?",
+    "KL": "What holds the policy near its start?",
+    "advantage": "Several rewards, one group: what is compared with what?",
+    "sampling": "Which groups are learnt from?",
+}
+STYLE = """
+@page { size: A4; margin: 10mm 12mm }
+body { font: 9.5pt/1.35 system-ui, sans-serif; color: #000; background: #fff; max-width: 186mm;
+    margin: 0 auto; padding: 8px }
+@media print { body { padding: 0 } }
+h1 { font-size: 15pt; margin: 0 0 2mm } h2 { font-size: 11pt; margin: 2.5mm 0 .5mm }
+p { margin: 1mm 0 } pre, code { font: 8pt/1.3 ui-monospace, monospace }
+pre { margin: 1mm 0; overflow-x: auto; border-left: 2pt solid #0072b2; padding-left: 3mm }
+table { border-collapse: collapse; width: 100%; font-size: 8.5pt }
+th, td { border-bottom: .5pt solid #999; padding: .4mm 1.5mm .4mm 0; text-align: left;
+    vertical-align: top }
+.wide { overflow-x: auto }
+"""
+
+
+def readme_table(heading):
+    """Rows of cells, as HTML, of the first table below a heading of the README."""
+    text = (common.HERE / "README.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    lines = re.search(r"(^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
+    return [list(map(inline, row)) for row in rows[:1] + rows[2:]]
+
+
+def inline(markdown):
+    """HTML of a cell: code and bold text as such, links as their text."""
+    text = html.escape(markdown.strip().replace(r"\|", "|"), quote=False)
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    return re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
+
+
+def table(rows):
+    """The HTML of a table, its first row the head."""
+    head, *body = rows
+    lines = [f"<tr><th>{'<th>'.join(head)}"]
+    lines += [f"<tr><td>{'<td>'.join(row)}" for row in body]
+    return "\n".join(["<div class=wide><table>", *lines, "</table></div>"])
+
+
+def handout():
+    """The text of the page."""
+    formulas = html.escape("\n".join(equations(source_of("grpo"))), quote=False)
+    parts = [
+        "<!doctype html>",
+        "<html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>",
+        f"<title>The GRPO family on one page</title><style>{STYLE}</style>",
+        "<h1>The GRPO family on one page</h1>",
+        "<p>No critic; a group of completions is its own baseline; a PPO-style surrogate. For each "
+        "prompt sample a group of G completions:",
+        f"<pre>{formulas}</pre>",
+        "<p>R reward, A advantage, r importance ratio; pi the policy that is updated, pi_old the one "
+        "that sampled, pi_ref the initial one; e half-width of the clip; |o| tokens of a completion; "
+        "beta weight of the KL.",
+        "<h2>Six axes</h2>",
+        table([["axis", "the question"], *([f"<b>{a}</b>", q] for a, q in QUESTIONS.items())]),
+        "<h2>Who moves what</h2>",
+        "<p>= is as in grpo.py. The last column counts the lines of code that differ.",
+        table(readme_table("The map")),
+        "<h2>Which lever for which symptom</h2>",
+        table(readme_table("Which lever for which symptom")),
+        "<h2>At the keyboard</h2>",
+        "<pre>git diff --no-index grpo.py gspo.py             what a method is",
+        "python grpo.py                                  train it, 1.5 minutes",
+        "python -m tools.diagnose runs/grpo-seed1        its symptoms",
+        "python -m tools.compare runs/a runs/b           two runs, number by number",
+        "python compose.py dapo gspo -o mine.py          two methods as one script</pre>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(handout(), encoding="utf-8")
+    print(f"open {PAGE} in a browser and print it")
