@@ -73,9 +73,9 @@ def handout():
         "<p>No critic; a group of completions is its own baseline; a PPO-style surrogate. For each "
         "prompt sample a group of G completions:",
         f"<pre>{formulas}</pre>",
-        "<p>R reward, A advantage, r importance ratio; pi the policy that is updated, pi_old the one "
-        "that sampled, pi_ref the initial one; e half-width of the clip; |o| tokens of a completion; "
-        "beta weight of the KL.",
+        "<p>R reward, A advantage, r importance ratio; pi the policy that is updated, pi_old the "
+        "one that sampled, pi_ref the initial one; e half-width of the clip; |o| tokens of a "
+        "completion; beta weight of the KL.",
         "<h2>Six axes</h2>",
         table([["axis", "the question"], *([f"<b>{a}</b>", q] for a, q in QUESTIONS.items())]),
         "<h2>Who moves what</h2>",
