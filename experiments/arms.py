@@ -73,8 +73,8 @@ def arms_of(bundle):
 def patch(name):
     """The edit of a patch in docs/bugs: {the line that goes: the line that comes}."""
     text = (common.HERE / f"docs/bugs/{name}.patch").read_text(encoding="utf-8")
-    lines = [line[1:] for line in text.splitlines()[3:] if line[0] in "-+"]
-    return dict([lines])
+    old, new = [line[1:] for line in text.splitlines()[3:] if line[0] in "-+"]
+    return {old: new}
 
 
 OFTEN = {"eval_every": 5}

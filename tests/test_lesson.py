@@ -1,10 +1,16 @@
-"""The notebook runs from top to bottom, and shows what the scripts do now."""
+"""The notebook runs and shows what the scripts do now; every planted fault has its test."""
+
+import re
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from common import HERE
+from experiments.arms import patch
 from plots.axes import scripts, source_of
 
 PATH = HERE / "lesson.ipynb"
@@ -67,3 +73,32 @@ def test_it_repeats_no_code_of_the_scripts(committed):
     written = {line.strip() for name in scripts() for line in source_of(name).splitlines()}
     shared = {line for line in shown & written if not line.startswith("import ") and len(line) > 3}
     assert not shared
+
+
+CAUGHT = dict(
+    re.findall(
+        r"^\| ([a-e]) \|.*\| `(tests/\w+\.py::\w+)` \|$",
+        (HERE / "docs/solutions.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+)
+
+
+def test_every_fault_has_a_test():
+    assert list(CAUGHT) == [path.stem for path in sorted(HERE.glob("docs/bugs/*.patch"))]
+
+
+@pytest.mark.parametrize("fault", CAUGHT)
+def test_a_planted_fault_is_caught(fault, tmp_path):
+    """By the test that solutions.md names, which passes without the fault."""
+    copy = tmp_path / "copy"
+    left_out = (".*", "runs", "logs", "figures", "__pycache__", "wip")
+    shutil.copytree(HERE, copy, ignore=shutil.ignore_patterns(*left_out))
+    source = (copy / "grpo.py").read_text(encoding="utf-8")
+    for old, new in patch(fault).items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (copy / "grpo.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", CAUGHT[fault]]
+    ran = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert ran.returncode == 1 and "1 failed" in ran.stdout, ran.stdout
