@@ -178,6 +178,9 @@ def violations(name, variant):
     if marked != moved_axes(variant, hub):
         moved = sorted(moved_axes(variant, hub))
         found.append(f"the docstring moves {moved}, the code marks {sorted(marked)}")
+    said = "divided by the group's std" in coordinates(variant)["length + std"]
+    if said != (".std(1" in variant):
+        found.append("its coordinate and its advantages disagree on the group's std")
     if changed > budget:
         found.append(f"{changed} changed lines, {budget} allowed")
     if [n for n in top_level_names(variant) if n not in new] != top_level_names(hub):
@@ -306,6 +309,8 @@ def test_a_new_script_is_held_to_the_axes_it_names():
     assert violations("zoo.seventh", swap(seventh(), "= option(0.04", "= option(0.0"))
     marked = swap(seventh(), 'to the reference")', 'to the reference")  # <- KL: higher')
     assert any("may not move KL" in sentence for sentence in violations("zoo.seventh", marked))
+    unsaid = swap(seventh(), "no division by the std", "well divided by the group's std")
+    assert any("the group's std" in sentence for sentence in violations("zoo.seventh", unsaid))
     long = swap(seventh(), "    G = ", "    G = 0\n" * 45 + "    G = ")
     assert "49 changed lines, 45 allowed" in violations("zoo.seventh", long)
 
