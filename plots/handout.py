@@ -9,10 +9,10 @@ if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.handout")
 
 import html
-import re
 
 import common
 from plots.axes import equations, source_of
+from plots.markdown import table_of
 
 PAGE = common.HERE / "docs/handout.html"
 QUESTIONS = {  # axis: what the methods argue about on it
@@ -36,22 +36,6 @@ th, td { border-bottom: .5pt solid #999; padding: .4mm 1.5mm .4mm 0; text-align:
     vertical-align: top }
 .wide { overflow-x: auto }
 """
-
-
-def readme_table(heading):
-    """Rows of cells, as HTML, of the first table below a heading of the README."""
-    text = (common.HERE / "README.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
-    lines = re.search(r"(^\|.*\n)+", text, re.MULTILINE)[0].splitlines()
-    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    return [list(map(inline, row)) for row in rows[:1] + rows[2:]]
-
-
-def inline(markdown):
-    """HTML of a cell: code and bold text as such, links as their text."""
-    text = html.escape(markdown.strip().replace(r"\|", "|"), quote=False)
-    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text)
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
-    return re.sub(r"\*\*([^*]+)\*\*", r"<b>\1</b>", text)
 
 
 def table(rows):
@@ -80,9 +64,9 @@ def handout():
         table([["axis", "the question"], *([f"<b>{a}</b>", q] for a, q in QUESTIONS.items())]),
         "<h2>Who moves what</h2>",
         "<p>= is as in grpo.py. The last column counts the lines of code that differ.",
-        table(readme_table("The map")),
+        table(table_of("README.md", "The map")),
         "<h2>Which lever for which symptom</h2>",
-        table(readme_table("Which lever for which symptom")),
+        table(table_of("README.md", "Which lever for which symptom")),
         "<h2>At the keyboard</h2>",
         "<pre>git diff --no-index grpo.py gspo.py             what a method is",
         "python grpo.py                                  train it, 1.5 minutes",

@@ -1,11 +1,11 @@
 """Writes one self-contained page on which any two scripts stand side by side.
 
-    python -m plots.side_by_side                     # writes plots/side_by_side.html
+    python -m plots.side_by_side                     # writes docs/index.html
     python -m plots.side_by_side --screenshot a.png  # and takes a picture of it, with Chromium
 
-Changed lines and words are marked, every hunk is labelled with the axis that it moves, and above
-the code stand each script's equations, its coordinates and its measured curves. The page needs no
-network; #gspo..cispo or #grpo..rloo in its address opens it at that pair.
+Changed lines and words are marked, and every hunk is labelled with the axis that it moves. Above
+stands the map, with each script's story; below are equations, coordinates and measured curves. The
+page needs no network; #gspo..cispo or #grpo..rloo in its address opens it at that pair.
 """
 
 if __package__ != "plots":
@@ -25,13 +25,24 @@ from pathlib import Path
 
 import common
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
-from experiments.curves import load
-from plots.axes import AXES, EXTRAS, coordinates, equations, marker, scripts, source_of
+from experiments.curves import curve, load, tokens_at
+from plots import stories
+from plots.axes import (
+    AXES,
+    EXTRAS,
+    coordinates,
+    equations,
+    marker,
+    moved_axes,
+    scripts,
+    source_of,
+)
 from plots.critics import CRITIC_PANELS
-from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
-from plots.style import draw_against, draw_seeds, legend, plt
+from plots.handout import QUESTIONS
+from plots.make_figures import PANELS, ZOO_PANELS
 from plots.turns import TURN_PANELS
 
+PAGE = common.HERE / "docs/index.html"
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
@@ -58,18 +69,31 @@ PANEL = {
 # ---- Source, coordinates, differences -----------------------------------------------------------
 
 
+def coloured_tokens(source):
+    """(class, start, end) of every token that has a colour; an f-string is one, as a string is.
+
+    Python 3.12 takes f-strings apart. The page is the same with all versions.
+    """
+    inside = []  # starts of the f-strings around a token
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = {tokenize.COMMENT: "c", tokenize.STRING: "s", tokenize.NUMBER: "n"}.get(token.type)
+        if token.type == tokenize.NAME and keyword.iskeyword(token.string):
+            kind = "k"
+        name = tokenize.tok_name[token.type]
+        if name == "FSTRING_START":
+            inside.append(token.start)
+        elif name == "FSTRING_END":
+            start = inside.pop()
+            if not inside:
+                yield "s", start, token.end
+        elif kind and not inside:
+            yield kind, token.start, token.end
+
+
 def coloured_lines(source):
     """[[(class, text), ...] for each line]: k keyword, s string, c comment, n number, '' other."""
     spans = {}
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind = {tokenize.COMMENT: "c", tokenize.STRING: "s", tokenize.NUMBER: "n"}.get(token.type)
-        if tokenize.tok_name[token.type].startswith("FSTRING"):
-            kind = "s"
-        if token.type == tokenize.NAME and keyword.iskeyword(token.string):
-            kind = "k"
-        if not kind:
-            continue
-        (first, begin), (last, end) = token.start, token.end
+    for kind, (first, begin), (last, end) in coloured_tokens(source):
         for row in range(first, last + 1):
             spans.setdefault(row, []).append(
                 (begin if row == first else 0, end if row == last else None, kind)
@@ -131,81 +155,72 @@ def hunk_label(lines, in_docstring):
 def differences(old, new):
     """Blocks of two sources: {equal: [i, j, count]} or {label, rows: [[i, j, marks, marks]]}.
 
-    Line numbers count from 0; i or j is -1 where that side has no line.
+    Line numbers count from 0; i or j is -1 where that side has no line. Blocks of the docstrings
+    say so: {docstring: True}.
     """
     a, b = old.splitlines(), new.splitlines()
     heads = [ast.parse(source).body[0].end_lineno for source in (old, new)]
     blocks = []
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, a, b, False).get_opcodes():
         if tag == "equal":
-            blocks.append({"equal": [i1, j1, i2 - i1]})
+            inside = max(0, min(heads[0] - i1, heads[1] - j1, i2 - i1))  # lines of the docstrings
+            if inside:
+                blocks.append({"equal": [i1, j1, inside], "docstring": True})
+            if inside < i2 - i1:
+                blocks.append({"equal": [i1 + inside, j1 + inside, i2 - i1 - inside]})
             continue
         rows = []
         for i, j in align(a[i1:i2], b[j1:j2]):
             paired = i is not None and j is not None
             marks = word_marks(a[i1 + i], b[j1 + j]) if paired else ([], [])
             rows.append([-1 if i is None else i1 + i, -1 if j is None else j1 + j, *marks])
-        label = hunk_label(a[i1:i2] + b[j1:j2], i1 < heads[0] and j1 < heads[1])
+        in_docstring = i1 < heads[0] and j1 < heads[1]
+        label = hunk_label(a[i1:i2] + b[j1:j2], in_docstring)
         blocks.append({"label": label, "rows": rows})
+        if in_docstring:
+            blocks[-1]["docstring"] = True
     return blocks
 
 
 # ---- Curves -------------------------------------------------------------------------------------
 
 
-INK = "#010203"  # stands for the page's text colour
+def rounded(line):
+    """[[x, ...], [y, ...]] with four digits: the same on every machine, and short."""
+    return [[float(f"{value:.4g}") for value in part] for part in line]
 
 
-def as_svg(figure):
-    """The figure as an element that takes its text colour from the page."""
-    text = io.StringIO()
-    figure.savefig(
-        text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None}
-    )
-    plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :].replace(INK, "currentColor")
+def curves(arm):
+    """Numbers to draw, by seed: accuracy by tokens, length by steps, what the arm is known for.
 
-
-def charts(arm):
-    """SVG of accuracy by tokens, length by steps, and what the arm is known for.
-
-    Without logs of the arm there are none.
+    None without logs of the arm.
     """
-    style = {
-        **dict.fromkeys(["text.color", "axes.edgecolor", "axes.labelcolor"], INK),
-        **dict.fromkeys(["xtick.color", "ytick.color"], INK),
-        "svg.fonttype": "none",
-        "svg.hashsalt": arm,
-        "font.size": 10,
-    }
-    drawn = []
-    with plt.rc_context(style):
-        for what in ("accuracy", "length", PANEL.get(arm)):
-            if what is None or not load(arm):
-                continue
-            figure, axes = plt.subplots(figsize=(4, 2.7))
-            if what == "accuracy":
-                for index, name in enumerate(dict.fromkeys(["grpo", arm])):
-                    draw_against(axes, name, thousand_tokens, index)
-                axes.set(xlabel="thousand tokens", ylabel="held-out accuracy")
-            elif what == "length":
-                for index, name in enumerate(dict.fromkeys(["grpo", arm])):
-                    draw_seeds(axes, name, "length", f"{name}.py", index)
-                axes.set(xlabel="step", ylabel="tokens per completion")
-            else:
-                title, unit, lines = what
-                for index, (name, metric, label) in enumerate(lines):
-                    draw_seeds(axes, name, metric, label, index, last_step=20)
-                axes.set(title=title, xlabel="step", ylabel=unit)
-            legend(axes)
-            drawn.append(as_svg(figure))
-    return drawn
+    runs = load(arm).values()
+    if not runs:
+        return None
+    accuracy = []
+    for rows in runs:
+        steps, values = curve(rows, "eval_accuracy")
+        accuracy.append(rounded([[tokens_at(rows, step) / 1e3 for step in steps], values]))
+    found = {"accuracy": accuracy, "length": seeds_of(arm, "length")}
+    if arm in PANEL:
+        title, unit, lines = PANEL[arm]
+        drawn = [{"label": label, "seeds": seeds_of(a, metric)} for a, metric, label in lines]
+        found["known"] = {"title": title, "unit": unit, "lines": drawn}
+    return found
+
+
+def seeds_of(arm, metric):
+    """[[steps, values] of each seed], up to step 30; without seeds that have none."""
+    found = [curve(rows, metric) for rows in load(arm).values()]
+    return [rounded([x[x <= 30], y[x <= 30]]) for x, y in found if len(x)]
 
 
 # ---- The page -----------------------------------------------------------------------------------
 
 
 def page():
+    """The text of the page: the template with everything that it shows as JSON."""
     sources = {name: source_of(name) for name in NAMES}
     described = {
         name: {
@@ -214,7 +229,8 @@ def page():
             "lines": coloured_lines(source),
             "coordinates": coordinates(source),
             "equations": equations(source),
-            "charts": charts(ARM[name]) if name in ARM else [],
+            "moved": [axis for axis in AXES if axis in moved_axes(source, sources["grpo"])],
+            **stories.described(name),
         }
         for name, source in sources.items()
     }
@@ -222,7 +238,15 @@ def page():
         f"{a}..{b}": differences(sources[a], sources[b])
         for a, b in itertools.combinations(NAMES, 2)
     }
-    data = {"axes": AXES + EXTRAS, "scripts": described, "pairs": pairs}
+    data = {
+        "axes": AXES,
+        "extras": EXTRAS,
+        "questions": QUESTIONS,
+        "places": stories.places(),
+        "scripts": described,
+        "pairs": pairs,
+        "curves": {name: curves(ARM[name]) for name in NAMES if name in ARM},
+    }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
     return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text)
 
@@ -249,7 +273,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=common.HERE / "plots/side_by_side.html")
+    parser.add_argument("--output", type=Path, default=PAGE)
     parser.add_argument("--screenshot", type=Path, help="a picture of the page, for the README")
     args = parser.parse_args()
     if args.screenshot and not chromium():

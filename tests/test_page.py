@@ -2,9 +2,12 @@
 
 import pytest
 
-from plots import axes, handout, side_by_side
-from plots.axes import source_of
+from common import HERE
+from plots import axes, handout, make_figures, side_by_side, stories
+from plots.axes import equations, source_of
 from plots.side_by_side import NAMES
+
+QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
 
 
 def shown_rows(*names):
@@ -90,69 +93,201 @@ def test_equations_show_what_sets_a_script_apart(phrase, there, missing):
         assert (phrase in text) == (name in there.split()), name
 
 
-def test_charts_of_a_script_without_logs():
+def test_curves_of_a_script_without_logs():
     """A script that has not run yet is on the page; only its curves are missing."""
-    assert side_by_side.charts("never run") == []
-    assert all(chart.startswith("<svg") for chart in side_by_side.charts("gspo"))
+    assert side_by_side.curves("never run") is None
+    found = side_by_side.curves("gspo")
+    assert len(found["accuracy"]) == 5 and found["accuracy"][0][0][0] == 0
+    assert found["length"][0][0] == list(range(1, 31)) and len(found["known"]["lines"]) == 2
     assert side_by_side.ARM["zoo.rloo"] == "rloo" and side_by_side.ARM["gspo"] == "gspo"
 
 
+# ---- The map and the stories --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_map_coordinates_and_tracks_are_one(name):
+    """A script moves an axis in the tables, in the figures and by its coordinates, or in none."""
+    source = source_of(name)
+    moved = axes.moved_axes(source, source_of("grpo"))
+    tracks = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
+    for axis, cell in zip(axes.AXES, stories.places()[name], strict=False):
+        track = list(tracks[axis])
+        assert (track.index(axes.coordinates(source)[axis]) != 0) == (axis in moved), axis
+        if name != "grpo":
+            assert (cell == "=") == (axis not in moved), axis
+        if "." not in name:
+            assert cell.startswith("<b>") == (axis in moved), axis
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_has_a_story(name):
+    """From problem to trap; its equations lead to lines that compute them."""
+    found = stories.described(name)
+    assert [title for title, _ in found["story"]] == [
+        "Problem",
+        "Change",
+        "Reach for it when",
+        "Trap",
+    ]
+    assert all(len(text) > 30 for _, text in found["story"])
+    assert found["effects"] and all(len(row) == 6 for row in found["effects"])
+    lines = source_of(name).splitlines()
+    loss = next(i for i, text in enumerate(equations(source_of(name))) if text.startswith("L "))
+    assert lines[found["computed"][loss] - 1].strip().startswith("return ")
+    assert sum(map(bool, found["computed"])) >= 3
+    used = {symbol for symbol, _ in found["symbols"]}
+    assert {"pi", "L"} <= used and ("beta" in used) == (
+        "beta" in " ".join(equations(source_of(name)))
+    )
+
+
+def test_flags_and_questions():
+    """As docs/graduate.md and the ladder have them; a method that a library lacks has none."""
+    assert stories.flags("gspo")["TRL"][0] == '<code>importance_sampling_level="sequence"</code>'
+    assert stories.flags("zoo.ttrl") == {"TRL": [], "verl": []}
+    assert len(stories.flags("zoo.gmpo")["verl"]) == 2
+    asked = dict(stories.questions("gspo"))
+    assert asked["Token or sequence ratio?"] == "questions.md#the-loss"
+    headings = [line for line in QUESTIONS.splitlines() if line.startswith("## ")]
+    anchors = {"#" + heading[3:].lower().replace(" ", "-") for heading in headings}
+    linked = {address for name in NAMES for _, address in stories.questions(name)}
+    assert {address.removeprefix("questions.md") for address in linked} <= anchors
+
+
+# ---- In a browser -------------------------------------------------------------------------------
+
+
+def test_the_committed_page_is_up_to_date():
+    """After a change to a script, a log or a page of docs: python -m plots.side_by_side"""
+    assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
+    assert side_by_side.PAGE.stat().st_size < 2e6  # it opens at once, from a mail too
+
+
 @pytest.fixture(scope="module")
-def page_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(side_by_side.page(), encoding="utf-8")
-    assert path.stat().st_size < 2e6  # it opens at once, from a mail too
-    return path
-
-
-@pytest.mark.skipif(not side_by_side.chromium(), reason="no Chromium on this machine")
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_page_in_a_browser(width, scheme, page_file):
-    """No error, no sideways scrolling, pairs open in both orders, keys move between changes."""
+def browser():
+    if not side_by_side.chromium():
+        pytest.skip("no Chromium on this machine")
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
+        yield playwright.chromium.launch(
             executable_path=side_by_side.chromium(), args=["--no-sandbox"]
         )
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        problems = []
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        requested = []
-        page.on("request", lambda request: requested.append(request.url.partition("#")[0]))
-        page.goto(f"{page_file.as_uri()}#grpo..gspo")
-        changes = page.locator(".hunk").count()
-        assert changes == sum(
-            "rows" in block
-            for block in side_by_side.differences(source_of("grpo"), source_of("gspo"))
-        )
-        old, new = (side_by_side.equations(source_of(script)) for script in ("grpo", "gspo"))
-        assert page.inner_text("#about-right pre").rstrip() == "\n".join(new)
-        marked = page.locator("#about-right pre .differs").all_inner_texts()
-        assert [line.rstrip() for line in marked] == [line for line in new if line not in old]
-        page.keyboard.press("n")
-        assert page.inner_text("#where").startswith(f"change 1 of {changes}")
-        page.keyboard.press("p")
-        assert page.inner_text("#where").startswith(f"change {changes} of {changes}")
-        label = page.evaluate("document.activeElement.getAttribute('aria-label')")
-        assert label.endswith("granularity")
-        page.keyboard.press("s")
-        assert page.evaluate("location.hash") == "#gspo..grpo"
-        page.evaluate("location.hash = '#grpo..rloo'")
-        page.wait_for_function("document.getElementById('right').value === 'zoo.rloo'")
-        assert page.inner_text("#about-right h2").endswith("(zoo/rloo.py)")
-        page.select_option("#right", "zoo.ttrl")
-        assert page.locator("#about-right tr.differs").all_inner_texts() == [
-            "reward\tagreement with the group's majority: no axis, and no label"
-        ]
-        for name in NAMES:
-            page.select_option("#left", name)
-            page.select_option("#right", "cispo")
-            assert page.locator("#code .row").count() == shown_rows(name, "cispo")
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-        browser.close()
+
+
+@pytest.fixture
+def page(browser, request):
+    """The page at grpo.py and gspo.py; afterwards: no error, and nothing from a network."""
+    width, scheme = request.param
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    problems = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    requested = []
+    page.on("request", lambda asked: requested.append(asked.url.partition("#")[0]))
+    page.goto(f"{side_by_side.PAGE.as_uri()}#grpo..gspo")
+    yield page
+    page.close()
     assert not problems
-    assert requested == [page_file.as_uri()]  # nothing from a network
+    assert requested == [side_by_side.PAGE.as_uri()]
+
+
+SCREENS = pytest.mark.parametrize(
+    "page",
+    [(width, scheme) for width in (1400, 800, 390) for scheme in ("light", "dark")],
+    indirect=True,
+    ids=lambda screen: "-".join(map(str, screen)),
+)
+ONE_SCREEN = pytest.mark.parametrize("page", [(1400, "light")], indirect=True)
+
+
+@SCREENS
+def test_nothing_is_wider_than_the_screen(page):
+    """But what says with a shadow that it scrolls in its own box."""
+    width = page.viewport_size["width"]
+    for name in NAMES:
+        page.locator("#map").get_by_role(
+            "button", name=f"{name.partition('zoo.')[2] or name}.py", exact=True
+        ).click()
+        page.select_option("#left", name)
+        page.select_option("#right", "cispo")
+        assert page.locator("#code .row").count() == shown_rows(name, "cispo")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        too_wide = page.evaluate(
+            """() => [...document.querySelectorAll("pre, #code .cell, #story p, figure")].filter(
+                box => box.scrollWidth > box.clientWidth + 1 && box.offsetParent).length"""
+        )
+        assert too_wide == 0
+
+
+@SCREENS
+def test_code_comes_first(page):
+    """The docstring is folded, and `next` goes from code to code."""
+    blocks = side_by_side.differences(source_of("grpo"), source_of("gspo"))
+    changes = sum("rows" in block and "docstring" not in block for block in blocks)
+    assert changes == 2 < sum("rows" in block for block in blocks)
+    assert not page.locator("#code .docstring .hunk").first.is_visible()
+    for step, axis in ((1, "clip width"), (2, "granularity"), (1, "clip width")):
+        page.keyboard.press("n")
+        assert page.inner_text("#where") == f"change {step} of {changes}: {axis}"
+        label = page.evaluate("document.activeElement.getAttribute('aria-label')")
+        assert label == page.inner_text("#where")
+    page.keyboard.press("p")
+    assert page.inner_text("#where").startswith(f"change {changes} of {changes}")
+    page.locator("#code .docstring summary").click()
+    assert page.locator("#code .docstring .hunk").first.is_visible()
+
+
+@ONE_SCREEN
+def test_pairs(page):
+    """Both orders, any two, by key, by address and by menu."""
+    page.keyboard.press("s")
+    assert page.evaluate("location.hash") == "#gspo..grpo"
+    page.evaluate("location.hash = '#grpo..rloo'")
+    page.wait_for_function("document.getElementById('right').value === 'zoo.rloo'")
+    assert page.inner_text("#about-right h3").endswith("(zoo/rloo.py)")
+    page.select_option("#right", "zoo.ttrl")
+    assert page.locator("#about-right tr.differs").all_inner_texts() == [
+        "reward\tagreement with the group's majority: no axis, and no label"
+    ]
+    page.select_option("#right", "zoo.rloo")
+    assert page.locator("#charts figcaption").first.inner_text().split() == ["grpo.py", "rloo.py"]
+    assert page.locator("#charts figure").count() == 3
+
+
+@ONE_SCREEN
+def test_equations_lead_to_code(page):
+    """What differs is marked; a click unfolds the line that computes it."""
+    old, new = (equations(source_of(script)) for script in ("grpo", "gspo"))
+    shown = page.locator("#about-right pre button")
+    assert [line.rstrip() for line in shown.all_text_contents()] == new
+    marked = page.locator("#about-right pre .differs").all_text_contents()
+    assert marked == [line for line in new if line not in old]
+    shown.nth(0).click()
+    line = stories.computed_at("gspo")[0]
+    focused = page.evaluate("document.activeElement.id")
+    assert focused == f"right-{line}" and page.locator(f"#{focused}").is_visible()
+    assert "centred / (pooled.std(1" in page.inner_text(f"#{focused}")
+
+
+@SCREENS
+def test_the_map_answers(page):
+    """An axis lists who moves it, a script tells its story; the keyboard is enough."""
+    page.get_by_role("button", name="KL", exact=True).focus()
+    page.keyboard.press("Enter")
+    movers = page.locator("#story li button").all_inner_texts()
+    wanted = [n for n in NAMES if "KL" in axes.moved_axes(source_of(n), source_of("grpo"))]
+    assert movers == [f"{name.rpartition('.')[2]}.py" for name in wanted]
+    assert page.evaluate("document.activeElement.textContent") == "KL"
+    page.locator("#story li button").first.focus()
+    page.keyboard.press("Enter")
+    assert page.inner_text("#story h3 >> nth=0") == "Dr. GRPO (dr_grpo.py)"
+    assert "scale_rewards" in page.inner_text("#story")
+    page.get_by_role("button", name="its code against grpo.py").press("Enter")
+    assert page.evaluate("location.hash") == "#grpo..dr_grpo"
+    assert page.inner_text("#title") == "grpo.py and dr_grpo.py"
+    page.keyboard.press("Enter")  # the focus is on `next`
+    assert page.inner_text("#where").startswith("change 1 of")
 
 
 # ---- The handout --------------------------------------------------------------------------------
@@ -167,16 +302,10 @@ def test_the_handout_is_up_to_date():
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 
-@pytest.mark.skipif(not side_by_side.chromium(), reason="no Chromium on this machine")
-def test_the_handout_prints_on_one_page(tmp_path):
+def test_the_handout_prints_on_one_page(browser):
     """A4, margins included."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=side_by_side.chromium(), args=["--no-sandbox"]
-        )
-        page = browser.new_page()
-        page.goto(handout.PAGE.as_uri())
-        printed = page.pdf(path=tmp_path / "handout.pdf", prefer_css_page_size=True)
-        browser.close()
+    page = browser.new_page()
+    page.goto(handout.PAGE.as_uri())
+    printed = page.pdf(prefer_css_page_size=True)
+    page.close()
     assert printed.count(b"/Type /Page\n") == 1

@@ -1,0 +1,167 @@
+"""What the page says of a script beside its code, each thing read from where it stands.
+
+Its story is a section of docs/family.md or docs/ladder.md, its places on the map a row of the
+README's or the ladder's table, its flags rows of docs/graduate.md or the ladder; effects are
+measured from the logs, and questions are those of docs/questions.md that name it.
+"""
+
+import re
+
+import common
+from experiments.arms import ARMS
+from experiments.effects import all_measured, number
+from plots.axes import code_lines, docstring_of, equations, parent, source_of
+from plots.markdown import inline, section, table_of
+
+SYMBOLS = {  # as they stand in docstrings: what they mean
+    "A_i": "advantage of completion i",
+    "A_it": "advantage of token t of completion i",
+    "R_i": "reward of completion i",
+    "R_it": "reward of token t of completion i",
+    "R_ik": "reward component k of completion i",
+    "R_len": "punishment of a completion that nears the budget",
+    "Z_ik": "component k, normalised within the group",
+    "S_i": "weighted sum of the normalised components",
+    "C_i": "reward minus the group's mean",
+    "S_ik": "what the turn k is worth among turns from the same state",
+    "r_it": "importance ratio of a token: pi / pi_old",
+    "s_i": "importance ratio of a completion",
+    "w_it": "weight of a token, held fixed in the gradient",
+    "k_it": "estimate of the KL to the initial model, at a token",
+    "V_it": "what the critic expects after the prefix",
+    "L": "the loss",
+    "G": "completions in a group",
+    "P": "prompts in a rollout",
+    "T": "token budget of a completion",
+    "o_i": "completion i; |o_i| its number of tokens",
+    "o_it": "token t of completion i",
+    "pi": "the policy that is updated",
+    "pi_old": "the policy that sampled",
+    "pi_ref": "the initial policy, frozen",
+    "beta": "weight of the KL term",
+    "e": "half-width of the clip",
+    "e_low": "half-width of the clip, below 1",
+    "e_high": "half-width of the clip, above 1",
+}
+PLACES = {  # left side of an equation: (function that computes it, how the line begins)
+    "A_i": ("compute_advantages", "advantages = "),
+    "A_it": ("compute_advantages", "advantages = "),
+    "C_i": ("compute_advantages", "centred = "),
+    "S_i": ("compute_advantages", "pooled = "),
+    "r_it": ("policy_loss", "ratio = "),
+    "s_i": ("policy_loss", "ratio = "),
+    "w_it": ("policy_loss", "weight = "),
+    "d_it": ("policy_loss", "log_ratio = "),
+    "m_it": ("policy_loss", "clipped = "),
+    "k_it": ("policy_loss", "kl_ref = "),
+    "L": ("aggregate_loss", "return "),
+}
+
+
+def method(script):
+    """The method's name, with which its docstring begins: GSPO."""
+    return docstring_of(source_of(script)).partition(":")[0]
+
+
+def file_name(script):
+    return f"{script.rpartition('.')[2]}.py"
+
+
+def page_of(script):
+    """(the page with the script's story, the page with its flags, and under which heading)."""
+    if script.startswith("zoo."):
+        return "docs/ladder.md", "docs/ladder.md", "Flags"
+    return "docs/family.md", "docs/graduate.md", "The flags"
+
+
+def story(script):
+    """[[Problem, text], [Change, text], ...] as HTML; [] for a script that has none, as mine.py."""
+    text = section(page_of(script)[0], method(script))
+    found = re.findall(r"^\*\*(.+?)\*\*((?:.+\n)+)", text, re.MULTILINE)
+    return [[title.rstrip("."), inline(body.replace("\n", " "))] for title, body in found]
+
+
+def places():
+    """{script: its cells of the map, as HTML: the axes in order, and what lies beside them}."""
+    six = table_of("README.md", "The map")[1:]
+    zoo = table_of("docs/ladder.md", "On the six axes")[1:]
+    found = {row[0].removesuffix(".py"): [*row[1:7], ""] for row in six}
+    return found | {f"zoo.{row[0].removesuffix('.py')}": row[1:8] for row in zoo}
+
+
+def flags(script):
+    """{TRL: [flags], verl: [flags]}, as HTML; empty where the library has no such method."""
+    head, *rows = table_of(*page_of(script)[1:])
+    found = {"TRL": [], "verl": []}
+    name = ""
+    for row in rows:
+        name = row[0] or name
+        for library, cells in found.items():
+            cell = row[next(i for i, title in enumerate(head) if title.startswith(library))]
+            if name == file_name(script) and cell not in ("", "-"):
+                cells.append(cell)
+    return found
+
+
+def effects(script, most=6):
+    """[[what, before, after, difference, interval, seeds]] of rows that move to this script."""
+    rows = []
+    for effect, found in all_measured():
+        arm = ARMS[effect.moved]
+        if script in (arm.script, *arm.swap.values()) and effect.base != effect.moved:
+            low, high = map(number, found["interval"])
+            row = [effect.what, number(found["base"]), number(found["moved"])]
+            row += [number(found["difference"]), f"{low} to {high}", str(found["seeds"])]
+            rows.append((found["verdict"] != "seen", row))
+    return [row for _, row in sorted(rows, key=lambda pair: pair[0])][:most]
+
+
+def questions(script):
+    """[[question, address of its section]] of those that name the script."""
+    text = (common.HERE / "docs/questions.md").read_text(encoding="utf-8")
+    found = []
+    for part in text.split("\n## ")[1:]:
+        heading, _, body = part.partition("\n")
+        anchor = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for question, answer in re.findall(r"^\*\*(.+?)\*\*((?:.+\n)*)", body, re.MULTILINE):
+            if re.search(rf"(?<![\w.]){re.escape(file_name(script))}", question + answer):
+                found.append([inline(question), f"questions.md#{anchor}"])
+    return found
+
+
+def computed_at(script):
+    """[line or 0 for each equation]: the last one that computes what its left side names."""
+    source = source_of(script)
+    docstring = len(source.splitlines()) - len(code_lines(source))
+    found = []
+    for equation in equations(source):
+        function, begins = PLACES.get(equation.partition(" ")[0], ("", ""))
+        lines = [
+            at
+            for at, (line, place) in enumerate(code_lines(source), docstring + 1)
+            if place == function and line.strip().startswith(begins)
+        ]
+        line = max(lines, default=0)
+        found.append(0 if line in found else line)  # gigpo.py's A_i and A_it meet in one name
+    return found
+
+
+def symbols(script):
+    """[[symbol, meaning]] of those that the script's equations use."""
+    used = set(re.findall(r"\w+", " ".join(equations(source_of(script)))))
+    return [[symbol, meaning] for symbol, meaning in SYMBOLS.items() if symbol in used]
+
+
+def described(script):
+    """All of it, for the page."""
+    return {
+        "method": method(script),
+        "parent": parent(source_of(script)),
+        "story": story(script),
+        "page": page_of(script)[0].removeprefix("docs/"),
+        "flags": flags(script),
+        "effects": effects(script),
+        "questions": questions(script),
+        "computed": computed_at(script),
+        "symbols": symbols(script),
+    }
