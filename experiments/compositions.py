@@ -50,7 +50,9 @@ def pairs(metric):
                 float(np.mean([metric(load(arm)[seed]) for seed in runs]))
                 for arm in name.split("+")
             ]
-            found[name] = Pair(float(np.mean([metric(rows) for rows in runs.values()])), means)
+            found[name] = Pair(
+                float(np.mean([metric(rows) for rows in runs.values()])), tuple(means)
+            )
     return found
 
 
