@@ -32,7 +32,8 @@ from experiments.lag import OldSampler
 from experiments.probes import Probes, pass_at_k
 
 RUNS = common.HERE / "runs/experiments"
-PASS_AT_16 = SCRIPTS  # arms whose last model is sampled 16 times a problem
+# Arms whose last model is sampled 16 times a problem; of two of them the first model too.
+PASS_AT_16 = (*SCRIPTS, *EXPERIMENTS["beyond"].arms, *EXPERIMENTS["beyond_moves"].arms)
 
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
@@ -84,7 +85,7 @@ def run_one(name, seed):
     module.train(config)
     rows = run_folder.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
-    if name == "grpo":
+    if name in ("grpo", "beyond_grpo"):
         models[0] = config.model
     for step, path in models.items():
         found = pass_at_k(*common.load_model(path), module, config)
