@@ -208,12 +208,13 @@ for script in SCRIPTS:
     ARMS[f"beyond_{script}"] = Arm(script, {**CEILING, **RARE}, seeds=(1, 2, 3))
 # Added when two of three seeds of those were in: dr_grpo.py and dapo.py, which have no KL term,
 # ended higher than grpo.py. Is it that?
-RARE_NO_KL = {**CEILING, **RARE, "kl_coef": 0.0}
+RARE_NO_KL = {**CEILING, **RARE, "kl_coef": 0.0, "steps": 60}
 ARMS["beyond_no_kl"] = Arm("grpo", RARE_NO_KL, seeds=(1, 2, 3))
 ARMS["beyond_no_std"] = Arm("grpo", RARE_NO_KL, {"compute_advantages": "dr_grpo"}, seeds=(1, 2, 3))
 # Added before those two had run: another guess at the same.
 ANSWER_ALONE = {"reward_components": ["answer"], "reward_weights": [1.0]}
-ARMS["beyond_answer"] = Arm("grpo", {**CEILING, **RARE, **ANSWER_ALONE}, seeds=(1, 2, 3))
+ANSWER_ALONE |= {**CEILING, **RARE, "steps": 60}
+ARMS["beyond_answer"] = Arm("grpo", ANSWER_ALONE, seeds=(1, 2, 3))
 EXPERIMENTS = {
     "length": Experiment(
         "length + std",
