@@ -18,8 +18,6 @@ CEILINGS = {  # experiment: what its table is headed
     "defaults": "30 steps at the defaults, 256 new tokens",
     "ceiling": "120 steps, 768 new tokens",
     "beyond": "The same on problems of which the base solves 7 in 100",
-    "beyond_moves": "Of these, the KL term and the std",
-    "beyond_format": "Of these, the format reward",
 }
 
 

@@ -172,7 +172,7 @@ def draw_old_rollouts():
 
 
 def draw_ceilings():
-    """Held-out accuracy over 120 steps, on two kinds of problems; where the second kind ends."""
+    """Held-out accuracy over 120 steps, on two kinds of problems; what moves it on the second."""
     figure, grid = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     default, rare, ends = grid
     scripts = {script: f"{script}.py" for script in SCRIPTS}
@@ -188,7 +188,7 @@ def draw_ceilings():
         ends.axvline(share, color="#444444", ls=style, lw=1)
         text = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 8}
         ends.text(share, -0.4, f"base, pass@{k}", **text)
-    final = mean_over("eval_accuracy", 100, 120)
+    final = mean_over("eval_accuracy", 40, 60)
     at = {arm: [final(rows) for rows in load(arm).values()] for arm in arms}
     for place, arm in enumerate(sorted(arms, key=lambda arm: np.mean(at[arm]))):
         index = list(arms).index(arm)
@@ -200,9 +200,9 @@ def draw_ceilings():
     rare.set(title="problems that the base rarely solves", ylim=(0, 0.25))
     for axes in (default, rare):
         axes.set(xlabel="step", ylabel="held-out accuracy, share of 384 problems")
-    ends.set(title="where the middle panel ends", xlim=(0.05, 0.25), yticks=[])
+    ends.set(title="the same problems, what moves it", xlim=(0.05, 0.25), yticks=[])
     ends.set_xticks((0.05, 0.1, 0.15, 0.2, 0.25))
-    ends.set_xlabel("held-out accuracy, steps 100 to 120")
+    ends.set_xlabel("held-out accuracy, steps 40 to 60")
     legend(default)
     save(
         figure,
