@@ -190,17 +190,18 @@ def draw_ceilings():
         ends.text(share, -0.4, f"base, pass@{k}", **text)
     final = mean_over("eval_accuracy", 40, 60)
     at = {arm: [final(rows) for rows in load(arm).values()] for arm in arms}
-    for place, arm in enumerate(sorted(arms, key=lambda arm: np.mean(at[arm]))):
+    ranked = sorted(arms, key=lambda arm: np.mean(at[arm]))
+    for place, arm in enumerate(ranked):
         index = list(arms).index(arm)
         colour = COLOURS[index] if index < len(COLOURS) else "#444444"
         ends.scatter(at[arm], [place] * len(at[arm]), color=colour, s=14, alpha=0.5)
         ends.scatter(np.mean(at[arm]), place, color=colour, marker="|", s=250, lw=2)
-        ends.text(max(at[arm]) + 0.004, place, arms[arm], va="center", fontsize=8)
     default.set(title="default problems", ylim=(0, 1))
     rare.set(title="problems that the base rarely solves", ylim=(0, 0.25))
     for axes in (default, rare):
         axes.set(xlabel="step", ylabel="held-out accuracy, share of 384 problems")
-    ends.set(title="the same problems, what moves it", xlim=(0.05, 0.25), yticks=[])
+    ends.set(title="the same problems, what moves it", xlim=(0.05, 0.25))
+    ends.set_yticks(range(len(ranked)), [arms[arm] for arm in ranked])
     ends.set_xticks((0.05, 0.1, 0.15, 0.2, 0.25))
     ends.set_xlabel("held-out accuracy, steps 40 to 60")
     legend(default)
