@@ -267,9 +267,13 @@ for script in SCRIPTS:
     ARMS[f"beyond_{script}"] = Arm(script, {**CEILING, **RARE}, seeds=(1, 2, 3))
 # Added when two of three seeds of those were in: dr_grpo.py and dapo.py, which have no KL term,
 # ended higher than grpo.py. Is it that?
-RARE_NO_KL = {**CEILING, **RARE, "kl_coef": 0.0}
+RARE_NO_KL = {**CEILING, **RARE, "kl_coef": 0.0, "steps": 60}
 ARMS["beyond_no_kl"] = Arm("grpo", RARE_NO_KL, seeds=(1, 2, 3))
 ARMS["beyond_no_std"] = Arm("grpo", RARE_NO_KL, {"compute_advantages": "dr_grpo"}, seeds=(1, 2, 3))
+# Added before those two had run: another guess at the same.
+ANSWER_ALONE = {"reward_components": ["answer"], "reward_weights": [1.0]}
+ANSWER_ALONE |= {**CEILING, **RARE, "steps": 60}
+ARMS["beyond_answer"] = Arm("grpo", ANSWER_ALONE, seeds=(1, 2, 3))
 PARTS = [*SCRIPTS[1:], "zoo.gigpo", "zoo.gmpo", "zoo.ppo", "zoo.prime", "zoo.reinforce_pp"]
 PARTS += ["zoo.reinforce_pp_baseline", "zoo.rloo", "zoo.spo", "zoo.ttrl"]
 # Every pair of scripts that composes, in the order in which it does.
@@ -438,6 +442,13 @@ EXPERIMENTS = {
         "It is the KL term that holds grpo.py's ceiling down: without it grpo.py ends where "
         "dr_grpo.py does. The division by the std, gone as well, moves nothing more.",
         ("beyond_grpo", "beyond_no_kl", "beyond_no_std", "beyond_dr_grpo"),
+    ),
+    "beyond_format": Experiment(
+        "length + std: the ceiling, rarely solved problems",
+        "In a group without a right answer nothing but the format reward varies, and the division "
+        "by the group's std makes it as loud as an answer. So it is the std that holds grpo.py's "
+        "ceiling down, and without the format reward grpo.py ends where dr_grpo.py does.",
+        ("beyond_grpo", "beyond_answer", "beyond_dr_grpo"),
     ),
     "pairs": Experiment(
         "all: two scripts at once",

@@ -87,6 +87,30 @@ def accuracy_at_tokens(budget):
     return number
 
 
+def fell(rows):
+    """Whether held-out accuracy ended below half of the best that it had been."""
+    _, accuracy = curve(rows, "eval_accuracy")
+    return bool(accuracy[-1] < accuracy.max() / 2)
+
+
+def saturating_fit(rows, against="tokens"):
+    """(c, tau) of held-out accuracy = c - (c - a0) exp(-x / tau), x in tokens or steps.
+
+    c is the ceiling, tau what 63 % of the way to it took. Least squares over the evaluations: for
+    every tau on a grid the rest is linear.
+    """
+    steps, accuracy = curve(rows, "eval_accuracy")
+    x = np.array([tokens_at(rows, step) for step in steps]) if against == "tokens" else steps
+    errors = {}  # (c, tau): squared error
+    for tau in np.geomspace(x[-1] / 60, x[-1] * 2, 300):
+        decay = np.exp(-x / tau)
+        parts = np.stack([1 - decay, decay], 1)  # accuracy = c (1 - decay) + a0 decay
+        (ceiling, start), *_ = np.linalg.lstsq(parts, accuracy, rcond=None)
+        found = float(ceiling), float(tau)
+        errors[found] = ((parts @ [ceiling, start] - accuracy) ** 2).sum()
+    return min(errors, key=errors.get)
+
+
 def pass_at(step_index, k):
     """A number per run: pass@k from its first (0) or last (-1) model."""
 
@@ -106,6 +130,9 @@ DERIVED = {  # a number of one step
     "half": lambda row: 0.5,
 }
 OF_A_RUN = {  # a number of all rows of a run
+    "ceiling": lambda rows: saturating_fit(rows)[0],
+    "tau_tokens": lambda rows: saturating_fit(rows)[1],
+    "tau_steps": lambda rows: saturating_fit(rows, "steps")[1],
     "lopsided_weight": lopsided_weight,
     "take_off": take_off,
     "odds_growth": odds_growth,
@@ -188,21 +215,3 @@ def all_measured():
 def number(x):
     """Three significant digits, without exponents for what a table holds."""
     return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.3g}"
-
-
-def saturating_fit(rows):
-    """(ceiling, tokens to go 63 % of the way to it): accuracy = c - (c - a0) exp(-tokens / tau).
-
-    Least squares over the evaluations; for every tau on a grid the rest is linear.
-    """
-    steps, accuracy = curve(rows, "eval_accuracy")
-    tokens = np.array([tokens_at(rows, step) for step in steps])
-    best = None
-    for tau in np.geomspace(tokens[-1] / 30, tokens[-1] * 2, 200):
-        decay = np.exp(-tokens / tau)
-        parts = np.stack([1 - decay, decay], 1)  # accuracy = c (1 - decay) + a0 decay
-        (ceiling, start), *_ = np.linalg.lstsq(parts, accuracy, rcond=None)
-        error = ((parts @ [ceiling, start] - accuracy) ** 2).sum()
-        if best is None or error < best[0]:
-            best = error, float(ceiling), float(tau)
-    return best[1:]

@@ -36,7 +36,8 @@ from plots.axes import source_of
 
 RUNS = common.HERE / "runs/experiments"
 # Arms whose last model is sampled 16 times a problem; of two of them the first model too.
-PASS_AT_16 = (*SCRIPTS, *EXPERIMENTS["beyond"].arms, *EXPERIMENTS["beyond_moves"].arms)
+BEYOND = [arm for arm in ARMS if arm.startswith("beyond_")]
+PASS_AT_16 = (*SCRIPTS, *BEYOND)
 
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 

@@ -1,4 +1,4 @@
-"""The failure curves, measured: length, entropy, the take-off, old rollouts.
+"""The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
 
 Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
 """
@@ -6,8 +6,9 @@ Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curve
 import numpy as np
 
 from experiments import two_state
-from experiments.arms import LAGS, RATES
+from experiments.arms import LAGS, RATES, SCRIPTS
 from experiments.curves import curve, interval, load, mean_over
+from experiments.effects import pass_at
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
 LENGTH = {  # arm: label
@@ -170,8 +171,52 @@ def draw_old_rollouts():
     )
 
 
+def draw_ceilings():
+    """Held-out accuracy over 120 steps, on two kinds of problems; what moves it on the second."""
+    figure, grid = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    default, rare, ends = grid
+    scripts = {script: f"{script}.py" for script in SCRIPTS}
+    for index, (script, label) in enumerate(scripts.items()):
+        draw_seeds(default, f"ceiling_{script}", "eval_accuracy", label, index)
+        draw_seeds(rare, f"beyond_{script}", "eval_accuracy", label, index)
+    arms = {f"beyond_{script}": label for script, label in scripts.items()}
+    arms |= {"beyond_no_kl": "grpo.py, no KL", "beyond_no_std": "grpo.py, no KL, no std"}
+    arms["beyond_answer"] = "grpo.py, no format reward"
+    base = load("beyond_grpo").values()
+    for k, style in ((1, ":"), (16, "--")):
+        share = np.mean([pass_at(0, k)(rows) for rows in base])
+        ends.axvline(share, color="#444444", ls=style, lw=1)
+        text = {"rotation": 90, "va": "bottom", "ha": "right", "fontsize": 8}
+        ends.text(share, -0.4, f"base, pass@{k}", **text)
+    final = mean_over("eval_accuracy", 40, 60)
+    at = {arm: [final(rows) for rows in load(arm).values()] for arm in arms}
+    ranked = sorted(arms, key=lambda arm: np.mean(at[arm]))
+    for place, arm in enumerate(ranked):
+        index = list(arms).index(arm)
+        colour = COLOURS[index] if index < len(COLOURS) else "#444444"
+        ends.scatter(at[arm], [place] * len(at[arm]), color=colour, s=14, alpha=0.5)
+        ends.scatter(np.mean(at[arm]), place, color=colour, marker="|", s=250, lw=2)
+    default.set(title="default problems", ylim=(0, 1))
+    rare.set(title="problems that the base rarely solves", ylim=(0, 0.25))
+    for axes in (default, rare):
+        axes.set(xlabel="step", ylabel="held-out accuracy, share of 384 problems")
+    ends.set(title="the same problems, what moves it", xlim=(0.05, 0.25))
+    ends.set_yticks(range(len(ranked)), [arms[arm] for arm in ranked])
+    ends.set_xticks((0.05, 0.1, 0.15, 0.2, 0.25))
+    ends.set_xlabel("held-out accuracy, steps 40 to 60")
+    legend(default)
+    save(
+        figure,
+        "ceilings",
+        f"{seeds_of(*arms)} per arm (thin, dots), mean (thick, bar). 768 new tokens. Middle and "
+        "right: numbers to 20, targets to 99.\npython -m experiments.run --only ceiling beyond "
+        "beyond_moves beyond_format",
+    )
+
+
 def draw():
     draw_failures()
+    draw_ceilings()
     draw_prediction()
     draw_take_off()
     draw_old_rollouts()

@@ -12,7 +12,7 @@ import common
 import grpo
 import metrics
 from countdown_task import Problem
-from experiments import arms, effects, lag, probes, reports, two_state
+from experiments import arms, effects, lag, probes, reach, reports, two_state
 from experiments.arms import ARMS, EXPERIMENTS
 from experiments.run import prepare
 from metrics import repeatable
@@ -387,6 +387,27 @@ def test_saturating_fit_finds_the_curve():
     ]
     ceiling, tau = effects.saturating_fit(rows)
     assert ceiling == pytest.approx(0.75, abs=0.005) and tau == pytest.approx(150e3, rel=0.03)
+    by_step = [{**row, "step": row["tokens_total"] / 1e3} for row in rows]
+    ceiling, tau = effects.saturating_fit(by_step, "steps")
+    assert ceiling == pytest.approx(0.75, abs=0.005) and tau == pytest.approx(150, rel=0.03)
+
+
+def test_a_run_that_fell_has_no_ceiling():
+    """It ended below half of its best, as cispo.py's long runs do; the others did not."""
+    heights = {"held": (0.2, 0.8, 0.41), "fell": (0.2, 0.8, 0.39)}
+    for name, accuracy in heights.items():
+        rows = [{"step": step, "eval_accuracy": a} for step, a in enumerate(accuracy)]
+        assert effects.fell(rows) == (name == "fell")
+    table = "\n".join(reports.ceilings())
+    assert "| ceiling_cispo |" in table and table.count("fell in 3 of 3") == 1
+
+
+def test_what_the_base_was_taught():
+    """reach.py tells problems apart by the ranges that the warm start draws from."""
+    kinds = {(1, 12, 3): "within", (1, 13, 3): "a number above 12", (9, 9, 2): "a target above 60"}
+    for numbers, kind in kinds.items():
+        target = 79 if numbers == (9, 9, 2) else 36
+        assert reach.kind_of(Problem(numbers, target)).startswith(kind)
 
 
 def test_axes_are_read_from_the_scripts():
