@@ -8,6 +8,9 @@
 killed and continued. `speed`: rollouts and updates of models with random weights in the shapes of
 published ones, against the card's own rates and model.generate. `trl`: a training step against
 TRL's, if it is installed. Without a GPU only the first three are run. Exit status 1: not all right.
+
+`memory` is run if asked for, and takes 10 minutes: a step of each command in docs/gpu.md, weights
+random, in no more memory than it says.
 """
 
 if __package__ != "tools":
@@ -21,6 +24,7 @@ import importlib
 import importlib.util
 import json
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -35,6 +39,7 @@ import transformers
 import common
 import engine
 import grpo
+import run_log
 from countdown_task import REWARDS, CountdownTask, InputError
 from experiments import benchmark
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
@@ -55,6 +60,9 @@ GRADIENT_ERROR = 1e-4
 ROUNDING = 1.5
 STEPS = 6  # of the run that is killed
 ROUNDS = 3
+LARGEST = 80  # GB of the card whose command is run with other networks too:
+BESIDE = ("dr_grpo", "zoo.ppo")  # none, a critic
+ONE_STEP = "--steps 1 --eval_problems 1 --reward_components coin --reward_weights 1"
 LENGTH = 128  # tokens of a completion where speed is measured; 256 completions
 MICROBATCH = 16384
 
@@ -322,6 +330,55 @@ def part_compiled(args):
     return {RANDOM[0]: {**speed, "rollout_against_compiled": seconds / sampling}}
 
 
+def commands():
+    """The commands in docs/gpu.md: dicts of the kind of card, its gb, script, shape and options."""
+    page = (common.HERE / "docs/gpu.md").read_text().replace("\\\n", " ")
+    card = r"a (?P<card>\w+) of (?P<gb>\d+) GB[^`]*```bash\n"
+    command = r"python (?P<script>\w+)\.py --model Qwen/(?P<shape>\S+)-Instruct (?P<options>.*)"
+    return [match.groupdict() for match in re.finditer(card + command, page)]
+
+
+def part_memory(args):
+    """Largest memory of one step of each command in docs/gpu.md, on a card that has no more.
+
+    The largest is also run with other networks beside the policy, in all the memory there is.
+    Random weights hardly ever end a completion, so no step takes more.
+    """
+    whole = torch.cuda.get_device_properties(0).total_memory / 1e9
+    found = {}
+    for command in commands():
+        gb = int(command["gb"])
+        # A T4 has no bf16.
+        options = command["options"] + (" --dtype float32" if command["card"] == "T4" else "")
+        for script in (command["script"], *(BESIDE if gb == LARGEST else ())):
+            limit = min(gb, whole) if script == command["script"] else whole
+            torch.cuda.set_per_process_memory_fraction(limit / whole)
+            used = memory_of(script, command["shape"], options)
+            # What a smaller card has no room for is no fault of the page.
+            right = used["enough"] or limit == whole
+            found[f"{script}, {command['shape']}"] = {"limit_gb": limit, **used, "right": right}
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    return found
+
+
+def memory_of(script, shape, options):
+    """Peak of a step in GB, of what it used and of what was held for it; or it needs too much."""
+    module = importlib.import_module(script)
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark.random_chat_model(f"{folder}/model", shape)
+        release()
+        words = f"{options} {ONE_STEP} --model {folder}/model --output_dir {folder}/run".split()
+        config = run_log.parse_options(module.Config, words=words)
+        try:
+            seconds, peak, _ = measured(lambda: module.train(config))
+            found = {"enough": True, "seconds": seconds, "peak_gb": peak}
+            found["held_gb"] = torch.cuda.max_memory_reserved() / 1e9
+        except torch.OutOfMemoryError as error:
+            found = {"enough": False, "message": str(error)}
+    release()
+    return found
+
+
 def release():
     """What is no longer used goes back to the card."""
     gc.collect()
@@ -371,8 +428,10 @@ PARTS = {
     "speed": part_speed,
     "trl": part_trl,
     "compiled": part_compiled,
+    "memory": part_memory,
 }
-FOR_GPUS = ("speed", "trl", "compiled")
+FOR_GPUS = ("speed", "trl", "compiled", "memory")
+USUAL = [name for name in PARTS if name != "memory"]
 
 
 def result_of(name, args):
@@ -393,7 +452,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=USUAL)
     parser.add_argument("--model", default="", help="folder or hub id of a chat model to time too")
     parser.add_argument("--output", type=Path, default=common.HERE / "runs/gpu_check.json")
     args = parser.parse_args()
