@@ -329,10 +329,12 @@ def test_every_effect_measures_something():
 
 
 def test_reports_are_of_the_logs():
-    """results.md and transcripts.md are what reports.py writes now."""
+    """results.md, transcripts.md and the tables of solutions.md are what reports.py writes now."""
     for name, text in (("results", reports.results()), ("transcripts", reports.transcripts())):
         path = common.HERE / f"experiments/{name}.md"
         assert path.read_text(encoding="utf-8") == text
+    page = (common.HERE / "docs/solutions.md").read_text(encoding="utf-8")
+    assert reports.solutions(page) == page
 
 
 def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):
