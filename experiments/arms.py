@@ -116,6 +116,7 @@ BUNDLES = {
     "dapo": ("dapo:clip_width", "dapo:length", "dapo:kl", "dapo:sampling"),
     "scalerl": ("cispo:clip_width", "dapo:length", "dapo:kl", "reinforce_pp_baseline:std"),
 }
+ABLATIONS = {f"ablation_{bundle}": bundle for bundle in BUNDLES}  # {experiment: bundle}
 ARMS = {
     # All six with their own defaults.
     "grpo": Arm("grpo", OFTEN),
