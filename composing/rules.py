@@ -82,6 +82,16 @@ CLASHES = [
     ),
 ]
 
+# What is written all the same, with a note.
+CAUTIONS = [
+    Clash(
+        {"granularity": {"zoo.rloo"}, "length": ALL - {"grpo"}},
+        "RLOO's ratio is that of the whole completion: summed over its tokens and not divided by "
+        "|o|, its gradient counts |o| times.",
+        "docs/compose.md",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class Seam:
