@@ -170,7 +170,8 @@ def compose(texts, preset=None):
             assert code.count(old) == 1, old
             code = code.replace(old, new)
     notes += [seam.answer for seam in seams if seam.answer]
-    notes += [caution.why for caution in CAUTIONS if meets(caution.owners, owner)]
+    cautions = [caution for caution in CAUTIONS if meets(caution.owners, owner)]
+    notes += [f"{caution.why} ({caution.source})." for caution in cautions]
     return Composition(f'"""{docstring(parts, owner, notes, preset)}"""\n{code}', notes)
 
 
