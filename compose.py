@@ -19,7 +19,7 @@ from pathlib import Path
 
 import common
 from composing.edits import MOVES, edits_of
-from composing.rules import CLASHES, PRESETS, SEAMS, TOGETHER
+from composing.rules import CAUTIONS, CLASHES, PRESETS, SEAMS, TOGETHER
 from composing.text import docstring, made_of, short
 from countdown_task import InputError
 from plots.axes import code_lines, parent, scripts, source_of
@@ -170,6 +170,8 @@ def compose(texts, preset=None):
             assert code.count(old) == 1, old
             code = code.replace(old, new)
     notes += [seam.answer for seam in seams if seam.answer]
+    cautions = [caution for caution in CAUTIONS if meets(caution.owners, owner)]
+    notes += [f"{caution.why} ({caution.source})." for caution in cautions]
     return Composition(f'"""{docstring(parts, owner, notes, preset)}"""\n{code}', notes)
 
 

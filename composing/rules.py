@@ -22,7 +22,7 @@ TOGETHER = {  # script: moves that make no sense apart
 
 @dataclass(frozen=True)
 class Clash:
-    """Owners of moves that contradict each other; why, and where that is said."""
+    """Owners of moves that do not go together; why, and where that is said."""
 
     owners: dict[str, set[str]]
     why: str
@@ -79,6 +79,16 @@ CLASHES = [
         {"tracker": {"zoo.spo"}, "turns": {"zoo.gigpo"}},
         "SPO remembers the success rate of a problem, not of the states that turns pass through",
         "arXiv:2509.13232",
+    ),
+]
+
+# What is written all the same, with a note.
+CAUTIONS = [
+    Clash(
+        {"granularity": {"zoo.rloo"}, "length": ALL - {"grpo"}},
+        "RLOO's ratio is that of the whole completion: summed over its tokens and not divided by "
+        "|o|, its gradient counts |o| times",
+        "docs/compose.md",
     ),
 ]
 

@@ -125,6 +125,7 @@ BUNDLES = {
     "dapo": ("dapo:clip_width", "dapo:length", "dapo:kl", "dapo:sampling"),
     "scalerl": ("cispo:clip_width", "dapo:length", "dapo:kl", "reinforce_pp_baseline:std"),
 }
+ABLATIONS = {f"ablation_{bundle}": bundle for bundle in BUNDLES}  # {experiment: bundle}
 # What exercise 8 changes in grpo.py: the model's own certainty is paid.
 CERTAINTY = {
     "            entropy[rows, t] = -(logp.exp() * logp).sum(-1)\n": (

@@ -122,39 +122,49 @@ def cell(values):
     return f"{values.mean():+.3g} ({number(low)} to {number(high)})"
 
 
-def report():
-    """Lines of results.md."""
-    lines = ["", "## Composing: pairs against their parents", ""]
-    found = {"points": pairs(accuracy), "thousand tokens": pairs(thousand_tokens)}
-    limits = {"points": limit(accuracy), "thousand tokens": limit(thousand_tokens)}
-    lines.append(
-        "Held-out accuracy and tokens generated after 20 steps, two seeds; difference to the mean "
-        "of the two parents' default runs of the same seeds. Twice the noise of such a difference "
-        f"is {limits['points']:.1f} points and {limits['thousand tokens']:.0f} thousand tokens."
-    )
-    lines += ["", "| pair | accuracy | parents | difference | thousand tokens | difference |"]
-    lines.append("|---|---|---|---|---|---|")
-    for name, pair in found["points"].items():
-        tokens = found["thousand tokens"][name]
+def pair_report():
+    """Lines of results.md on the pairs."""
+    accuracies, tokens = pairs(accuracy), pairs(thousand_tokens)
+    lines = [
+        "Each is `python compose.py PARENT PARENT -o mine.py`, then `python mine.py --steps 20 "
+        "--eval_every 20 --seed S` with seeds 1 and 2. Beside it stand its parents' default runs "
+        "of the same seeds; the difference is that to their mean. Twice the noise of such a "
+        f"difference is {limit(accuracy):.1f} points and {limit(thousand_tokens):.0f} thousand "
+        "tokens.",
+        "",
+        "| pair | held-out accuracy, % | parents | difference | thousand tokens | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, pair in accuracies.items():
         parents = " and ".join(f"{value:.1f}" for value in pair.parents)
         cells = [name, f"{pair.pair:.1f}", parents, f"{pair.above_mean():+.1f}"]
-        cells += [f"{tokens.pair:.0f}", f"{tokens.above_mean():+.0f}"]
+        cells += [f"{tokens[name].pair:.0f}", f"{tokens[name].above_mean():+.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    for bundle, parts in BUNDLES.items():
-        lines += ["", f"## Composing: {bundle} taken apart", ""]
-        lines.append(
-            "Effect of a move on grpo.py when made alone, and on the whole when made last; means "
-            "and 95 % intervals over five seeds, steps 11-20."
-        )
-        lines += ["", "| move | measured | alone | last |", "|---|---|---|---|"]
-        for part in parts:
-            for what, metric in (OWN[part], *SHARED.items()):
-                apart = taken_apart(bundle, metric)[0][part]
-                lines.append(f"| {part} | {what} | {cell(apart.alone)} | {cell(apart.last)} |")
-        lines += ["", "| measured | the moves alone, added up | the whole | difference |"]
-        lines.append("|---|---|---|---|")
-        for what, metric in SHARED.items():
-            effects, whole = taken_apart(bundle, metric)
-            total = sum(apart.alone for apart in effects.values())
-            lines.append(f"| {what} | {cell(total)} | {cell(whole)} | {cell(whole - total)} |")
+    noise = 2 * seed_noise(accuracy)  # of two seeds minus two of one parent
+    outside = [name for name, pair in accuracies.items() if abs(pair.outside()) > noise]
+    listed = ", ".join(outside) or "none"
+    lines += ["", f"Above both parents or below both, by more than {noise:.1f} points: {listed}."]
+    return lines
+
+
+def bundle_report(bundle):
+    """Lines of results.md on a bundle: every move alone and last, and whether they add up."""
+    lines = [
+        "",
+        "Effect of a move on grpo.py when made alone, and on the whole when made last; means and "
+        "95 % intervals over five seeds, steps 11-20.",
+        "",
+        "| move | measured | alone | last |",
+        "|---|---|---|---|",
+    ]
+    for part in BUNDLES[bundle]:
+        for what, metric in (OWN[part], *SHARED.items()):
+            apart = taken_apart(bundle, metric)[0][part]
+            lines.append(f"| {part} | {what} | {cell(apart.alone)} | {cell(apart.last)} |")
+    lines += ["", "| measured | the moves alone, added up | the whole | difference |"]
+    lines.append("|---|---|---|---|")
+    for what, metric in SHARED.items():
+        effects, whole = taken_apart(bundle, metric)
+        total = sum(apart.alone for apart in effects.values())
+        lines.append(f"| {what} | {cell(total)} | {cell(whole)} | {cell(whole - total)} |")
     return lines

@@ -10,7 +10,7 @@ import numpy as np
 
 import common
 from experiments import compositions
-from experiments.arms import AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
+from experiments.arms import ABLATIONS, AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
 from experiments.curves import curve, interval, load, mean_over, tokens_at
 from experiments.effects import all_measured, fell, number, pass_at, saturating_fit
 from tools import compare, diagnose
@@ -49,6 +49,9 @@ def results():
     measured = all_measured()
     for name, experiment in EXPERIMENTS.items():
         lines += ["", f"## {name} ({experiment.axis})", "", experiment.hypothesis, ""]
+        if name == "pairs":  # a row for each arm
+            lines += compositions.pair_report()
+            continue
         for arm in experiment.arms:
             swaps = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
             tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
@@ -65,9 +68,11 @@ def results():
                 cells += [number(found["moved"]), number(found["difference"]), f"{low} to {high}"]
                 cells += [f"{found['agree']} of {found['seeds']}", found["verdict"]]
                 lines.append(f"| {' | '.join(cells)} |")
+        if name in ABLATIONS:
+            lines += compositions.bundle_report(ABLATIONS[name])
     lines += ["", "## All effects in one picture", ""]
     lines.append("![All effects with intervals](../plots/figures/summary.png)")
-    lines += [*ceilings(), *old_rollouts(), *votes(), *compositions.report(), *diagnoses()]
+    lines += [*ceilings(), *old_rollouts(), *votes(), *diagnoses()]
     return "\n".join(lines) + "\n"
 
 

@@ -237,6 +237,22 @@ def test_contradictions_are_refused(parts, clash):
     assert re.fullmatch(r"arXiv:\d{4}\.\d{5}", clash.source)
 
 
+def test_a_completion_that_counts_as_often_as_it_has_tokens(tmp_path):
+    """The caution on RLOO's ratio: at ratio 1 a token's gradient is |o| A / T, not A."""
+    for parts, times in ((("rloo",), 1.0), (("dr_grpo", "rloo"), 2.0)):
+        module = compose.module_of(parts, tmp_path)
+        config = module.Config()
+        mask = torch.ones(2, 8)
+        mask[1, 4:] = 0  # half as long
+        logprobs = torch.zeros(2, 8, requires_grad=True)
+        old = logprobs.detach()
+        token_loss, _ = module.policy_loss(logprobs, old, old, torch.ones(2, 1), mask, config)
+        module.aggregate_loss(token_loss, mask, 2, mask.sum(), config).backward()
+        assert logprobs.grad[0, 0] / logprobs.grad[1, 0] == pytest.approx(times)
+        noted = any("counts |o| times" in note for note in compose.compose(parts).notes)
+        assert noted == (times == 2)
+
+
 @pytest.mark.parametrize("script", TOGETHER)
 def test_moves_that_belong_together(script):
     first, *rest = TOGETHER[script]
