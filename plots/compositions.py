@@ -78,7 +78,7 @@ def draw_ablations():
             axes.axhline(0.5, color="#dddddd", lw=1)
             axes.set_yticks(range(len(rows)), [part for part, *_ in reversed(rows)])
             axes.set(title=bundle, xlabel=f"effect on {what}")
-    legend(grid[0][0])
+    legend(grid[1][0])
     arms = [f"whole_{bundle}" for bundle in BUNDLES]
     save(
         figure,
