@@ -37,6 +37,7 @@ def draw_pairs():
             for column in range(row):
                 value = values[row, column]
                 text = "×" if np.isnan(value) else f"{value:+.0f}"
+                text = "0" if text in ("-0", "+0") else text
                 bold = "bold" if abs(value) > limit(metric) else "normal"
                 ink = "white" if abs(value) > 0.6 * bound else "black"
                 axes.text(
@@ -44,6 +45,7 @@ def draw_pairs():
                 )
         axes.set_xticks(range(len(names) - 1), names[:-1], rotation=60, ha="right")
         axes.set_yticks(range(1, len(names)), names[1:])
+        axes.set(xlim=(-0.5, len(names) - 1.5), ylim=(len(names) - 0.5, 0.5))
         axes.set(title=f"{title}: pair minus mean of parents")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
@@ -76,7 +78,7 @@ def draw_ablations():
             axes.axhline(0.5, color="#dddddd", lw=1)
             axes.set_yticks(range(len(rows)), [part for part, *_ in reversed(rows)])
             axes.set(title=bundle, xlabel=f"effect on {what}")
-    legend(grid[0][0])
+    legend(grid[1][0])
     arms = [f"whole_{bundle}" for bundle in BUNDLES]
     save(
         figure,

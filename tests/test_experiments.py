@@ -30,30 +30,32 @@ def logged_in(folder):
 # ---- Arms and their logs ------------------------------------------------------------------------
 
 
+def script_of(arm):
+    """Its script as a module: made for it if it has parts or edits."""
+    return prepare(arm) if arm.parts or arm.edits else importlib.import_module(arm.script)
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_arms_are_possible(name):
     """Options and swapped functions exist, and every arm belongs to an experiment."""
     arm = ARMS[name]
-    assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    if arm.parts or arm.edits:
-        prepare(arm).Config(**arm.flags)
-        return
-    module = importlib.import_module(arm.script)
-    importlib.import_module(arm.swap.get("Config", arm.script)).Config(**arm.flags)
+    module = script_of(arm)
+    configured = importlib.import_module(arm.swap["Config"]) if "Config" in arm.swap else module
+    configured.Config(**arm.flags)
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
     assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    fewer = {"long": 2} | {name: 2 for name in ARMS if "+" in name}
-    fewer |= {name: 3 for name in ARMS if name.startswith(("aged_", "ceiling_", "beyond_"))}
+    three = ("aged_", "ceiling_", "beyond_")
+    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
+    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2)
     assert len(arm.seeds) >= fewer.get(name, 5)
 
 
 @pytest.mark.parametrize("name", ARMS)
 def test_logs_are_of_the_arms_as_they_stand(name):
-    """All seeds, each run whole, under the flags and swaps that arms.py has now."""
+    """All seeds, each run whole, under the flags, swaps, parts and edits of arms.py."""
     arm = ARMS[name]
-    module = prepare(arm) if arm.parts else importlib.import_module(arm.script)
-    steps = module.Config(**arm.flags).steps
+    steps = script_of(arm).Config(**arm.flags).steps
     for seed in arm.seeds:
         log = arms.LOGS / f"{name}-seed{seed}.jsonl"
         head, *logged = [json.loads(line) for line in log.read_text().splitlines()]
