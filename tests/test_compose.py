@@ -337,7 +337,7 @@ def test_bad_input_is_one_line(part, message):
         ("grpo.py", "it exists"),
         ("mine.txt", "needs a name such as mine.py"),
         ("two words.py", "needs a name such as mine.py"),
-        ("/tmp/mine.py", "put it beside grpo.py or into zoo/"),
+        ("docs/mine.py", "put it beside grpo.py or into zoo/"),
     ],
 )
 def test_output_is_never_overwritten(path, message):

@@ -9,8 +9,8 @@ killed and continued. `speed`: rollouts and updates of models with random weight
 published ones, against the card's own rates and model.generate. `trl`: a training step against
 TRL's, if it is installed. Without a GPU only the first three are run. Exit status 1: not all right.
 
-`memory` is run if asked for, and takes 10 minutes: a step of each command in docs/gpu.md, weights
-random, in no more memory than it says.
+`memory` is run if asked for, and takes more than 7 minutes: a step of each command in docs/gpu.md,
+weights random, in no more memory than it says.
 """
 
 if __package__ != "tools":
