@@ -16,7 +16,7 @@ Coordinates on the six axes:
     sampling      static groups
 
 vs grpo.py: 1) one ratio per completion, so all its tokens are clipped or none is; 2) its range.
-The range is about a thousand times tighter than grpo.py's, because a geometric mean over |o| tokens
+The range is some 600 times tighter than grpo.py's, because a geometric mean over |o| tokens
     hardly moves. With the defaults it clips 38 % of the tokens over the first ten steps, grpo.py's
     0.02 % (five seeds); it bites and the policy learns, so the published range stays.
 Not implemented: GSPO-token (Eq. 13-14); with one advantage per completion its loss and gradient

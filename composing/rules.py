@@ -32,7 +32,7 @@ class Clash:
 CLASHES = [
     Clash(
         {"granularity": {"gspo"}, "clip_width": ALL - {"gspo", "cispo"}},
-        "a clip of 0.2 is dead on GSPO's ratio, a mean that stays within a thousandth of 1",
+        "a clip of 0.2 is dead on GSPO's ratio, a mean that strays from 1 by a thousandth",
         "arXiv:2507.18071",
     ),
     Clash(
