@@ -480,8 +480,10 @@ EXPERIMENTS = {
         "policy. Paid for its own certainty the policy gets better first and then repeats what it "
         "is sure of. Each planted fault shows in one number: a in ratio_spread, b in length, c in "
         "advantage_max, d in kl_ref, e in length.",
-        ("dead_clip", "lite_ppo", "certainty", "certainty_long", "no_fault")
-        + tuple(f"fault_{n}" for n in "abcde"),
+        (
+            *("dead_clip", "lite_ppo", "certainty", "certainty_long", "no_fault"),
+            *(f"fault_{n}" for n in "abcde"),
+        ),
     ),
     "ladder": Experiment(
         "zoo: the baseline V",
