@@ -248,8 +248,7 @@ ARMS = {
         {"steps": 10, "eval_every": 10},
         parts=("reinforce_pp_baseline:std", "dapo:length"),
     ),
-    "certainty": Arm("grpo", edits=CERTAINTY),
-    "certainty_long": Arm("grpo", {"steps": 90}, seeds=(1, 2, 3), edits=CERTAINTY),
+    "certainty": Arm("grpo", {"steps": 90}, edits=CERTAINTY),
     "no_fault": Arm("grpo", FAULTY),
     **{f"fault_{name}": Arm("grpo", FAULTY, edits=patch(name)) for name in "abcde"},
 }
@@ -480,10 +479,7 @@ EXPERIMENTS = {
         "policy. Paid for its own certainty the policy gets better first and then repeats what it "
         "is sure of. Each planted fault shows in one number: a in ratio_spread, b in length, c in "
         "advantage_max, d in kl_ref, e in length.",
-        (
-            *("dead_clip", "lite_ppo", "certainty", "certainty_long", "no_fault"),
-            *(f"fault_{n}" for n in "abcde"),
-        ),
+        ("dead_clip", "lite_ppo", "certainty", "no_fault", *(f"fault_{n}" for n in "abcde")),
     ),
     "ladder": Experiment(
         "zoo: the baseline V",
