@@ -13,6 +13,7 @@ from dataclasses import fields
 import pytest
 
 from common import HERE
+from experiments.arms import ARMS
 from plots.axes import scripts
 
 PAGES = sorted(HERE.glob("docs/*.md"))
@@ -21,12 +22,19 @@ DOCUMENTS = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 STANDS_FOR = {"exercise": "grpo", "zoo.lite_ppo": "grpo", "mine": "grpo"}  # made by the reader
 
 
+def anchors(page):
+    """Of a page's headings, as a Markdown renderer makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
+
+
 @DOCUMENTS
 def test_links_resolve(page):
     text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        if not link.startswith("http"):
-            assert (page.parent / link).exists(), link
+    for link, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
     for path in re.findall(r"`((?:experiments|plots|tests|tools|docs)/[\w/]+\.\w+)`", text):
         assert (HERE / path).exists(), path
 
@@ -123,6 +131,15 @@ def test_exercises_train(title, llama_folder, tmp_path, monkeypatch):
     )
     rows = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
     assert len(rows) >= 3
+
+
+def test_exercise_8_is_what_was_run():
+    """Its two changes are the edits of the arm that solutions.md has the numbers of."""
+    text = (HERE / "docs/exercises.md").read_text(encoding="utf-8")
+    section = text.partition("\n## 8. ")[2].partition("\n## ")[0]
+    printed = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    edits = list(ARMS["certainty"].edits.values())
+    assert printed == edits[:2] and edits[2].startswith("import math\n")
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="no git on this machine")
