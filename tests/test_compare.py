@@ -61,6 +61,12 @@ def test_committed_seeds(tmp_path, monkeypatch, capsys):
         assert row.rstrip().endswith("*") != inside and " to " in row
 
 
+def test_rounding_is_no_difference():
+    """Logs are rounded, runs are not: the same evaluation must not get a star."""
+    assert compare.range_of([0.57292, 0.6276], 0.6276041666) == "0.573 to 0.628"
+    assert compare.range_of([0.57292, 0.6276], 0.6302083333) == "0.573 to 0.628*"
+
+
 def test_the_spread_of_older_logs(tmp_path):
     """What probes have logged stands in: the sequence's ratio for gspo.py, else the tokens'."""
     columns = {"log_ratio_rms": [0.5] * STEPS, "sequence_log_ratio_rms": [0.1] * STEPS}

@@ -127,9 +127,11 @@ def against(values, base):
 
 
 def range_of(means, mine):
-    """The range of an arm's seeds: a star if the first run is outside."""
+    """The range of an arm's seeds: a star if the first run is outside by more than rounding."""
     low, high = min(means), max(means)
-    return f"{number(low)} to {number(high)}{'' if low <= mine <= high else '*'}"
+    slack = 1e-4 * abs(mine)  # committed logs keep five digits
+    inside = low - slack <= mine <= high + slack
+    return f"{number(low)} to {number(high)}{'' if inside else '*'}"
 
 
 def draw(runs, bands, path):
