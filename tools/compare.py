@@ -36,6 +36,7 @@ METRICS = {  # metric: its title
     "length_wrong": "tokens if wrong",
     "truncated": "cut off by the budget",
     "entropy": "entropy, nats",
+    "entropy_fork": "entropy at forks, nats",  # of experiments only
     "retry": "failed lines tried again",
     "ratio_spread": "spread of the log-ratio",
     "clip_low": "clipped from below",
@@ -134,30 +135,37 @@ def range_of(means, mine):
     return f"{number(low)} to {number(high)}{'' if inside else '*'}"
 
 
+def band(seeds, metric):
+    """(steps that all seeds have, lowest value at each, highest value) of a metric."""
+    found = [dict(zip(*curve(run.rows, metric), strict=True)) for run in seeds]
+    found = [values for values in found if values]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    low = [min(values[step] for values in found) for step in steps]
+    high = [max(values[step] for values in found) for step in steps]
+    return steps, low, high
+
+
 def draw(runs, bands, path):
     """Every metric that a run has, over steps; seeds of committed arms as bands."""
     shown = [m for m in METRICS if any(row.get(m) is not None for r in runs for row in r.rows)]
-    figure, grid = plt.subplots(4, 5, figsize=(16, 11), layout="constrained")
+    height = math.ceil(len(shown) / 5)  # rows of five panels
+    figure, grid = plt.subplots(height, 5, figsize=(16, 2.75 * height + 0.5), layout="constrained")
     for axes, metric in zip(grid.flat, shown, strict=False):
         for index, run in enumerate(runs):
             steps, values = curve(run.rows, metric)
             axes.plot(steps, values, color=COLOURS[index % 6], ls=STYLES[index % 6], label=run.name)
         for index, (arm, seeds) in enumerate(bands.items(), len(runs)):
-            lines = [curve(run.rows, metric) for run in seeds]
-            lines = [(x, y) for x, y in lines if len(x)]
-            steps = sorted(set.intersection(*(set(x) for x, _ in lines))) if lines else []
-            values = [[y[list(x).index(step)] for x, y in lines] for step in steps]
-            if steps:
-                low, high = zip(*((min(v), max(v)) for v in values), strict=True)
-                label = f"{arm}, {len(lines)} seeds"
-                axes.fill_between(
-                    steps, low, high, color=COLOURS[index % 6], alpha=0.25, label=label
-                )
+            look = {
+                "color": COLOURS[index % 6],
+                "alpha": 0.25,
+                "label": f"{arm}, {len(seeds)} seeds",
+            }
+            axes.fill_between(*band(seeds, metric), **look)
         axes.set(title=METRICS[metric], xlabel="step")
     for axes in grid.flat[len(shown) :]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    grid.flat[-1].legend(handles, labels, loc="center", frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path)
     plt.close(figure)
 
