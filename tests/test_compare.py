@@ -61,6 +61,15 @@ def test_committed_seeds(tmp_path, monkeypatch, capsys):
         assert row.rstrip().endswith("*") != inside and " to " in row
 
 
+def test_evaluations_of_one_step_are_compared():
+    """Accuracy rises: that of step 10 against that of step 8 would be a difference of steps."""
+    mine = compare.Run("mine", [{"step": step, "eval_accuracy": step} for step in (0, 5, 10)])
+    other = compare.Run("other", [{"step": step, "eval_accuracy": step} for step in (0, 4, 8)])
+    same = compare.Run("same", [{"step": step, "eval_accuracy": 7} for step in (0, 10, 20)])
+    rows = compare.table([mine, other, same], {"arm": [other, same]}, 1, 12)
+    assert rows[1].split() == ["eval_accuracy", "10", "-", "7", "(-3)", "7", "to", "7*"]
+
+
 def test_rounding_is_no_difference():
     """Logs are rounded, runs are not: the same evaluation must not get a star."""
     assert compare.range_of([0.57292, 0.6276], 0.6276041666) == "0.573 to 0.628"

@@ -6,8 +6,9 @@
 
 A number is the mean over the last quarter of the steps that all runs have, or over --steps. A
 difference is that to the first run. Its noise is twice its standard error over those steps: runs
-with the same seed see the same problems, step by step. Committed arms are named in
-experiments/arms.py; five seeds of one say how far chance alone goes.
+with the same seed see the same problems, step by step. Held-out accuracy is that of the first
+run's last evaluation in those steps, and of the others' at the same step. Committed arms are named
+in experiments/arms.py; five seeds of one say how far chance alone goes.
 """
 
 if __package__ != "tools":
@@ -65,6 +66,11 @@ class Run:
         values = [row[metric] for row in here if row.get(metric) is not None]
         return values[-1:] if metric.startswith("eval_") else values
 
+    def last_evaluation(self, first, last):
+        """The last of these steps that has an evaluation; `last` if none has."""
+        steps = [row["step"] for row in self.rows if "eval_accuracy" in row]
+        return max((step for step in steps if first <= step <= last), default=last)
+
 
 def read(path):
     """The run in a directory or log; InputError if there is none."""
@@ -102,15 +108,19 @@ def table(runs, bands, first, last):
     heads = ["metric", "first run", *(f"run {n}" for n in range(2, len(runs) + 1)), *bands]
     lines = [heads]
     for metric in METRICS:
-        base = runs[0].over(metric, first, last)
+        begin = first
+        end = last
+        if metric.startswith("eval_"):  # of another run, too, the evaluation at that step
+            begin = end = runs[0].last_evaluation(first, last)
+        base = runs[0].over(metric, begin, end)
         if not base:
             continue
         cells = [metric, number(fmean(base))]
         for run in runs[1:]:
-            values = run.over(metric, first, last)
+            values = run.over(metric, begin, end)
             cells.append(against(values, base) if values else "-")
         for seeds in bands.values():
-            means = [fmean(v) for run in seeds if (v := run.over(metric, first, last))]
+            means = [fmean(v) for run in seeds if (v := run.over(metric, begin, end))]
             cells.append(range_of(means, fmean(base)) if means else "-")
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
