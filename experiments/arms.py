@@ -35,7 +35,7 @@ class Arm:
     edits: dict = field(default_factory=dict)
 
     def command(self, seed):
-        """The command line that gives the same run without probes, if nothing is swapped."""
+        """The command line that gives the same run without probes, without swaps and edits."""
         flags = {"seed": seed, **self.flags}
         parts = [
             f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in flags.items()

@@ -53,12 +53,13 @@ def results():
             lines += compositions.pair_report()
             continue
         for arm in experiment.arms:
-            swaps = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
+            changes = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
+            changes += ", lines changed as in arms.py" if ARMS[arm].edits else ""
             tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
             updates = [sum(row.get("updates", 0) for row in rows) for rows in load(arm).values()]
             if tokens:
                 budget = f"{np.mean(updates):.0f} updates, {np.mean(tokens) / 1e3:.0f}k tokens"
-                lines.append(f"* {arm}: `{ARMS[arm].command('S')}`{swaps}: {budget}")
+                lines.append(f"* {arm}: `{ARMS[arm].command('S')}`{changes}: {budget}")
         lines += ["", "| measured | before | after | difference | 95 % | seeds | verdict |"]
         lines.append("|---|---|---|---|---|---|---|")
         for effect, found in measured:
