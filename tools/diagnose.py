@@ -105,12 +105,14 @@ class Quarters:
 
 
 def length_without_accuracy(q, script):
-    before = [(q.first("length"), q.first("accuracy")), (q.second("length"), q.second("accuracy"))]
-    after = q.last("length"), q.last("accuracy")
-    worst = max(before, key=lambda part: after[0] / part[0] if after[1] - part[1] < 0.05 else 0)
-    growth, gain = after[0] / worst[0], after[1] - worst[1]
+    changes = []
+    for then in (q.first, q.second):
+        growth = q.last("length") / then("length")
+        gain = q.last("accuracy") - then("accuracy")
+        changes.append((gain < 0.05, growth, gain))
+    stuck, growth, gain = max(changes)  # the greatest growth without a gain, if there is one
     return (
-        growth > 1.25 and gain < 0.05,
+        stuck and growth > 1.25,
         f"tokens per completion x {growth:.2f} (threshold 1.25) while accuracy moves by "
         f"{100 * gain:+.0f} points (threshold 5)",
     )
