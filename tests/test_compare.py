@@ -77,11 +77,15 @@ def test_rounding_is_no_difference():
 
 
 def test_the_spread_of_older_logs(tmp_path):
-    """What probes have logged stands in: the sequence's ratio for gspo.py, else the tokens'."""
-    columns = {"log_ratio_rms": [0.5] * STEPS, "sequence_log_ratio_rms": [0.1] * STEPS}
-    for script, spread in (("gspo", 0.1), ("grpo", 0.5)):
+    """The probes' number of the script's own ratio stands in; nothing for a script made up."""
+    columns = {
+        "log_ratio_rms": [0.5] * STEPS,
+        "sequence_log_ratio_rms": [0.1] * STEPS,
+        "product_log_ratio_rms": [4.0] * STEPS,
+    }
+    for script, spread in (("gspo", [0.1]), ("grpo", [0.5]), ("zoo.rloo", [4.0]), ("mine", [])):
         run = compare.read(write_run(tmp_path / script, script, **columns))
-        assert run.over("ratio_spread", 1, 3) == [spread] * 3
+        assert run.over("ratio_spread", 1, 1) == spread
     own = compare.read(write_run(tmp_path / "own", "gspo", **columns, ratio_spread=[0.2] * STEPS))
     assert own.over("ratio_spread", 1, 1) == [0.2]
 

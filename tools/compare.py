@@ -52,6 +52,13 @@ METRICS = {  # metric: its title
     "grad_norm": "gradient norm",
 }
 
+# Of the scripts' own ratios; logs from before `ratio_spread` have it under the probes' names.
+PROBED_SPREAD = {
+    **dict.fromkeys(("grpo", "dr_grpo", "dapo", "gdpo", "cispo"), "log_ratio_rms"),
+    "gspo": "sequence_log_ratio_rms",
+    "rloo": "product_log_ratio_rms",
+}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -75,9 +82,8 @@ class Run:
 def read(path):
     """The run in a directory or log; InputError if there is none."""
     script, training, evaluations = read_run(path, shortest=1)
-    for row in training:  # logs from before the scripts logged it hold the probes' number
-        spread = "sequence_log_ratio_rms" if script == "gspo" else "log_ratio_rms"
-        row.setdefault("ratio_spread", row.get(spread))
+    for row in training:
+        row.setdefault("ratio_spread", row.get(PROBED_SPREAD.get(script)))
     return Run(common.printable(path), training + evaluations)
 
 
