@@ -210,7 +210,7 @@ def diagnoses():
     """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
     found = {}
     for arm in (*PLANTED, *SCRIPTS):
-        for path in logs_of(arm):
+        for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
             script, training, _ = diagnose.read_run(path)
             shown = [f.symptom for f in diagnose.findings(script, training) if f.shown]
             found.setdefault(arm, []).append(shown)
@@ -295,7 +295,7 @@ def ranges(asked):
     comment, _, _ = asked[0].partition("\n")
     first, _, last = asked["steps"].partition("-")
     arms = asked["arms"].split()
-    runs = {arm: [compare.read(path) for path in logs_of(arm)] for arm in arms}
+    runs = {arm: compare.committed(arm) for arm in arms}
     lines = [f"| steps {asked['steps']} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
     for metric in asked["metrics"].split():
         cells = []
@@ -305,10 +305,6 @@ def ranges(asked):
             cells.append(f"{number(min(means))} to {number(max(means))}" if means else "-")
         lines.append(f"| `{metric}` | {' | '.join(cells)} |")
     return "\n".join([comment, "", *lines, "", ""])
-
-
-def logs_of(arm):
-    return sorted(LOGS.glob(f"{arm}-seed*.jsonl"))
 
 
 def main():

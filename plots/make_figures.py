@@ -405,8 +405,9 @@ def draw_accuracy():
         figure,
         "accuracy",
         f"{seeds_of(*SCRIPTS)} per script (thin), mean (thick). 384 held-out problems, one "
-        "completion each; lower right: 16 completions each.\nThe time of a run "
-        f"includes a second run beside it on the other core. {command('defaults')}",
+        "completion each; lower right: 16 completions each.\nDifferences are by seed, up to the "
+        "end of grpo.py's run. The time of a run includes a second run beside it on the other core.\n"
+        f"{command('defaults')}",
     )
 
 

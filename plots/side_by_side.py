@@ -3,9 +3,10 @@
     python -m plots.side_by_side                     # writes docs/index.html
     python -m plots.side_by_side --screenshot a.png  # and takes a picture of it, with Chromium
 
-Changed lines and words are marked, and every hunk is labelled with the axis that it moves. Above
-stands the map, with each script's story; below are equations, coordinates and measured curves. The
-page needs no network; #gspo..cispo or #grpo..rloo in its address opens it at that pair.
+Changed lines and words are marked. A hunk is labelled with the axis that its markers name; one
+without a marker is part of a move that is marked elsewhere. Above stands the map, with each
+script's story; below are equations, coordinates and measured curves. The page needs no network;
+#gspo..cispo or #grpo..rloo in its address opens it at that pair.
 """
 
 if __package__ != "plots":
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import common
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
-from experiments.curves import curve, load, tokens_at
+from experiments.curves import curve, load
 from plots import stories
 from plots.axes import (
     AXES,
@@ -39,7 +40,7 @@ from plots.axes import (
 )
 from plots.critics import CRITIC_PANELS
 from plots.handout import QUESTIONS
-from plots.make_figures import PANELS, ZOO_PANELS
+from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
 from plots.turns import TURN_PANELS
 
 PAGE = common.HERE / "docs/index.html"
@@ -201,7 +202,7 @@ def curves(arm):
     accuracy = []
     for rows in runs:
         steps, values = curve(rows, "eval_accuracy")
-        accuracy.append(rounded([[tokens_at(rows, step) / 1e3 for step in steps], values]))
+        accuracy.append(rounded([[thousand_tokens(rows, step) for step in steps], values]))
     found = {"accuracy": accuracy, "length": seeds_of(arm, "length")}
     if arm in PANEL:
         title, unit, lines = PANEL[arm]

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import common
+from countdown_task import InputError
 from experiments.curves import curve, load
 
 FIGURES = common.HERE / "plots/figures"
@@ -32,26 +33,18 @@ def draw_seeds(axes, arm, metric, label, index, last_step=None):
         axes.plot(shared, mean, color=COLOURS[index], ls=STYLES[index], lw=2, label=label)
 
 
-def draw_against(axes, arm, at, index):
-    """Held-out accuracy against `at(rows, step)`: tokens or time."""
-    lines = []
-    for rows in load(arm).values():
-        steps, accuracy = curve(rows, "eval_accuracy")
-        lines.append(([at(rows, step) for step in steps], accuracy))
-        axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
-    if lines:
-        style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": f"{arm}.py"}
-        axes.plot(*np.mean(lines, 0), **style)
-
-
 def draw_difference(axes, arm, at, index, against="grpo"):
-    """Held-out accuracy minus another arm's where `at(rows, step)` is equal, in points, by seed."""
+    """Held-out accuracy minus another arm's where `at(rows, step)` is equal, in points, by seed.
+
+    Nothing is drawn beyond the end of the other arm's run.
+    """
     lines = []
     for rows, others in zip(load(arm).values(), load(against).values(), strict=True):
         steps, accuracy = curve(rows, "eval_accuracy")
         other_steps, other_accuracy = curve(others, "eval_accuracy")
         x = [at(rows, step) for step in steps]
-        same = np.interp(x, [at(others, step) for step in other_steps], other_accuracy)
+        other_x = [at(others, step) for step in other_steps]
+        same = np.interp(x, other_x, other_accuracy, right=np.nan)
         lines.append((x, 100 * (accuracy - same)))
         axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
     style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": f"{arm}.py"}
@@ -69,6 +62,14 @@ def save(figure, name, note):
     figure.text(0.01, -0.01, note, fontsize=7, va="top", family="monospace")
     figure.savefig(FIGURES / f"{name}.png", bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
+
+
+def check_picture(path):
+    """InputError if no picture can be written there, as --figure asks."""
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--figure {path}: there is no folder {path.parent}; make it first")
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"--figure {path}: let it end in .png, .svg or .pdf")
 
 
 def seeds_of(*arms):

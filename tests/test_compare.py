@@ -30,6 +30,16 @@ def test_difference_by_hand():
     assert compare.difference([2.0], [1.0]) == (1.0, None)  # an evaluation
 
 
+def test_window_by_hand():
+    """The last quarter, at least three steps, of the shorter run; no step before the first."""
+    runs = {n: compare.Run("a", [{"step": step} for step in range(1, n + 1)]) for n in (1, 6, 40)}
+    assert compare.window([runs[40]], None) == (31, 40)
+    assert compare.window([runs[40], runs[6]], None) == (4, 6)
+    assert compare.window([runs[1]], None) == (1, 1)
+    assert compare.window([runs[40]], "6-10") == (6, 10)
+    assert compare.window([runs[40]], "7") == (7, 7)
+
+
 def printed(monkeypatch, capsys, *words):
     monkeypatch.setattr(sys, "argv", ["compare", *map(str, words)])
     compare.main()
@@ -97,6 +107,12 @@ def test_the_spread_of_older_logs(tmp_path):
         (["one", "--steps", "9-5"], "--steps 9-5: one step or two, such as 6-10"),
         (["one", "--steps", "x"], "--steps x: one step or two"),
         (["one", "--steps", "5-99"], "--steps 5-99: the shortest run has 12 steps"),
+        (["one", "--steps", "0-5"], "--steps 0-5: one step or two"),
+        (["one", "--steps", "²"], "--steps ²: one step or two"),
+        (["one", "--committed", "stale_symetric"], "--committed stale_symetric: no arm"),
+        (["one", "--committed", "stale_symetric"], "stale_symmetric"),
+        (["one", "--figure", "nowhere/a.png"], "--figure nowhere/a.png: there is no folder"),
+        (["one", "--figure", "a.xyz"], "--figure a.xyz: let it end in .png"),
     ],
 )
 def test_bad_input_is_one_line(words, message, tmp_path, monkeypatch, capsys):

@@ -145,6 +145,16 @@ def test_no_run_or_a_short_one_is_one_clear_line(tmp_path, monkeypatch, capsys):
         assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_no_place_for_the_panels_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path, run())
+    for name, message in (("no/a.png", "there is no folder"), ("a.xyz", "let it end in .png")):
+        monkeypatch.setattr("sys.argv", ["diagnose.py", str(tmp_path), "--figure", name])
+        with pytest.raises(SystemExit) as stopped:
+            diagnose.main()
+        written = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in written and written.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("script", "symptoms", "parts"),
     [

@@ -90,6 +90,10 @@ def test_commands_parse(module, arguments):
         options |= {field.name for field in fields(importlib.import_module(module).Config)}
     given = {word.removeprefix("--") for word in arguments if word.startswith("--")}
     assert given <= options | {"help"}, given - options
+    if "committed" in given:
+        after = arguments[arguments.index("--committed") + 1 :]
+        arms = set(itertools.takewhile(lambda word: not word.startswith("--"), after))
+        assert arms <= set(ARMS) or arms == {"ARM"}, arms - set(ARMS)
 
 
 CHANGES = {  # exercise: the line of grpo.py that its code block stands for

@@ -134,7 +134,7 @@ def test_every_script_has_a_story(name):
     assert found["effects"] and all(len(row) == 6 for row in found["effects"])
     lines = source_of(name).splitlines()
     loss = next(i for i, text in enumerate(equations(source_of(name))) if text.startswith("L "))
-    assert lines[found["computed"][loss] - 1].strip().startswith("return ")
+    assert ".sum() / num_" in lines[found["computed"][loss] - 1]  # of aggregate_loss
     assert sum(map(bool, found["computed"])) >= 3
     used = {symbol for symbol, _ in found["symbols"]}
     assert {"pi", "L"} <= used and ("beta" in used) == (

@@ -15,7 +15,9 @@ if __package__ != "tools":
     raise SystemExit("run it from the repository's folder: python -m tools.compare RUN RUN")
 
 import argparse
+import difflib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -25,7 +27,7 @@ from countdown_task import InputError
 from experiments.arms import ARMS, LOGS
 from experiments.curves import curve
 from experiments.effects import number
-from plots.style import COLOURS, STYLES, plt
+from plots.style import COLOURS, STYLES, check_picture, plt
 from tools.diagnose import read_run
 
 METRICS = {  # metric: its title
@@ -91,13 +93,25 @@ def window(runs, asked):
     """(first, last) step to average over; InputError if `asked`, such as 6-10, is none."""
     last = min(max(row["step"] for row in run.rows) for run in runs)
     if asked is None:
-        return last - max(3, last // 4) + 1, last
-    first, _, end = asked.partition("-")
-    if not (first.isdigit() and (end or first).isdigit() and 1 <= int(first) <= int(end or first)):
+        return max(1, last - max(3, last // 4) + 1), last
+    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", asked)
+    if not found:
         raise InputError(f"--steps {asked}: one step or two, such as 6-10")
-    if int(end or first) > last:
+    begin = int(found[1])
+    end = int(found[2] or begin)
+    if not 1 <= begin <= end:
+        raise InputError(f"--steps {asked}: one step or two, such as 6-10")
+    if end > last:
         raise InputError(f"--steps {asked}: the shortest run has {last} steps")
-    return int(first), int(end or first)
+    return begin, end
+
+
+def committed(arm):
+    """The committed runs of an arm, by seed; InputError if there is no such arm."""
+    if arm not in ARMS:
+        near = ", ".join(difflib.get_close_matches(arm, ARMS)) or "none is near"
+        raise InputError(f"--committed {arm}: no arm of experiments/arms.py ({near})")
+    return [read(path) for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl"))]
 
 
 def difference(values, base):
@@ -110,7 +124,7 @@ def difference(values, base):
 
 
 def table(runs, bands, first, last):
-    """Lines: a row for each metric that a run has; bands: {arm: its runs}."""
+    """Lines: a row for each metric that the first run has; bands: {arm: its runs}."""
     heads = ["metric", "first run", *(f"run {n}" for n in range(2, len(runs) + 1)), *bands]
     lines = [heads]
     for metric in METRICS:
@@ -191,19 +205,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or logs")
-    parser.add_argument(
-        "--committed", nargs="+", choices=ARMS, default=[], metavar="ARM", help="arms as bands"
-    )
+    parser.add_argument("--committed", nargs="+", default=[], metavar="ARM", help="arms as bands")
     parser.add_argument("--steps", help="to average over, such as 6-10")
     parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the picture")
     args = parser.parse_args()
     try:
         runs = [read(path) for path in args.runs]
-        bands = {
-            arm: [read(path) for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl"))]
-            for arm in args.committed
-        }
+        bands = {arm: committed(arm) for arm in args.committed}
         first, last = window(runs, args.steps)
+        check_picture(args.figure)
     except InputError as error:
         parser.exit(2, f"error: {common.printable(error)}\n")
     for place, run in enumerate(runs, 1):

@@ -24,7 +24,7 @@ import common
 import compose
 from countdown_task import InputError
 from experiments.curves import curve
-from plots.style import COLOURS, STYLES, legend, plt
+from plots.style import COLOURS, STYLES, check_picture, legend, plt
 from run_folder import read_jsonl
 
 VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
@@ -349,8 +349,12 @@ def main():
     parser.add_argument("run", type=Path, help="run directory, or a log of experiments.run")
     parser.add_argument("--figure", type=Path, help="where the panels go")
     args = parser.parse_args()
+    figure = args.figure
+    if figure is None:
+        figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
     try:
         script, training, evaluations = read_run(args.run)
+        check_picture(figure)
     except InputError as error:
         parser.exit(2, f"error: {common.printable(error)}\n")
     found = findings(script, training)
@@ -360,9 +364,6 @@ def main():
         print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
         if finding.shown:
             print(f"         move {SYMPTOMS[finding.symptom].lever}")
-    figure = args.figure
-    if figure is None:
-        figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
     draw(f"{common.printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
     print(f"panels: {figure}")
     parts = composed(script, found)
