@@ -425,7 +425,8 @@ class PrefixTree:
         end = 0
         for _, alike in itertools.groupby(by_length, lambda i: int(math.log(lengths[i], 4 / 3))):
             alike = list(alike)
-            count, width = len(alike), lengths[alike[-1]]
+            count = len(alike)
+            width = lengths[alike[-1]]
             self.shapes.append((count, width))
             nodes.append(node[alike, :width].flatten())
             begin[alike] = end + width * torch.arange(count, device=device)

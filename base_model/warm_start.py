@@ -157,7 +157,9 @@ class Traces:
     """Batches of training examples: (ids, labels, weights), each (rows, L), right-padded."""
 
     def __init__(self, tokenizer, seed, retry=RETRY):
-        self.tokenizer, self.rng, self.task = tokenizer, random.Random(seed), CountdownTask()
+        self.tokenizer = tokenizer
+        self.rng = random.Random(seed)
+        self.task = CountdownTask()
         self.retry = retry
         self.fork = tokenizer.convert_tokens_to_ids(["\nwait ", "</think>"])
         self.known = {}

@@ -79,7 +79,9 @@ class Routing:
     """
 
     def __init__(self, model):
-        self.model, self.routed, self.before = model, [], None
+        self.model = model
+        self.routed = []
+        self.before = None
         routers = [part for part in model.modules() if type(part).__name__.endswith("TopKRouter")]
         for router in routers:
             router.register_forward_hook(lambda *args: self.routed.append(args[-1][2]))
@@ -129,7 +131,8 @@ class Probes:
         self.reset()
 
     def reset(self):
-        self.sums, self.found = Counter(), {}
+        self.sums = Counter()
+        self.found = {}
 
     def wrap(self, name, function):
         def wrapped(*args, **kwargs):
@@ -202,7 +205,8 @@ class Probes:
 
     def see_policy_loss(self, result, logprobs, old_logprobs, *rest):
         _, metrics = result
-        mask, on = rest[-2], rest[-2] > 0
+        mask = rest[-2]
+        on = mask > 0
         ids = self.ids[:, : mask.shape[1]]
         # CISPO's clip_high marks capped weights; it takes no gradient away.
         zeroed = metrics.get("clip_low", torch.zeros_like(on)) | metrics["clip_high"]
@@ -226,7 +230,8 @@ class Probes:
         self.sums[f"{name}_square"] += (log_ratio[on] ** 2).sum().item()
 
     def summary(self):
-        sums, found = self.sums, dict(self.found)
+        sums = self.sums
+        found = dict(self.found)
         rms = lambda name: math.sqrt(sums[f"{name}_square"] / sums[name])  # noqa: E731
         for name in self.classes or ():
             found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)

@@ -97,7 +97,8 @@ def run_one(name, seed):
     """One run with probes; its small log is written last."""
     torch.set_num_threads(1)
     prepare_model([name])
-    arm, folder = ARMS[name], RUNS / f"{name}-seed{seed}"
+    arm = ARMS[name]
+    folder = RUNS / f"{name}-seed{seed}"
     module = prepare(arm)
     begun = (folder / "config.json").exists()
     again = {"overwrite": begun} if arm.lag else {"resume": begun}
@@ -133,8 +134,11 @@ def shorten(value):
 
 def run_all(todo, jobs):
     """Subprocesses of one thread each, `jobs` at a time; a failed run is reported and left."""
-    environment, failed = {**os.environ, "OMP_NUM_THREADS": "1"}, []
-    running, started, count = {}, time.perf_counter(), len(todo)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    failed = []
+    running = {}
+    started = time.perf_counter()
+    count = len(todo)
     todo = list(todo)
     while todo or running:
         while todo and len(running) < jobs:
@@ -157,7 +161,8 @@ def run_all(todo, jobs):
         time.sleep(1)
         for process in [p for p in running if p.poll() is not None]:
             label = running.pop(process)
-            done, minutes = count - len(todo) - len(running), (time.perf_counter() - started) / 60
+            done = count - len(todo) - len(running)
+            minutes = (time.perf_counter() - started) / 60
             state = "done" if process.returncode == 0 else f"FAILED, see {RUNS / label}.out"
             failed += [label] if process.returncode else []
             left = minutes / done * (count - done)

@@ -150,7 +150,8 @@ def one_group(model, tokenizer, config):
                 zip(rollout.states[row], kinds, texts, strict=False)
             )
         ]
-        right, advantage = bool(rollout.correct[row]), round(float(whole[row]), 3)
+        right = bool(rollout.correct[row])
+        advantage = round(float(whole[row]), 3)
         trajectories.append({"right": right, "advantage": advantage, "turns": turns})
     return {"numbers": problem.numbers, "target": problem.target, "trajectories": trajectories}
 

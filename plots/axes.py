@@ -34,7 +34,8 @@ def scripts():
 @cache
 def code_lines(source):
     """[(line, the top-level function or class it belongs to)], the docstring left out."""
-    tree, where = ast.parse(source), {}
+    tree = ast.parse(source)
+    where = {}
     for node in tree.body[1:]:
         label = "imports" if isinstance(node, ast.Import | ast.ImportFrom) else "other"
         label = getattr(node, "name", label)

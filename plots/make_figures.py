@@ -406,8 +406,8 @@ def draw_accuracy():
         "accuracy",
         f"{seeds_of(*SCRIPTS)} per script (thin), mean (thick). 384 held-out problems, one "
         "completion each; lower right: 16 completions each.\nDifferences are by seed, up to the "
-        "end of grpo.py's run. The time of a run includes a second run beside it on the other core.\n"
-        f"{command('defaults')}",
+        "end of grpo.py's run. The time of a run includes a second run beside it on the other "
+        f"core.\n{command('defaults')}",
     )
 
 

@@ -101,7 +101,8 @@ def coloured_lines(source):
             )
     lines = []
     for row, line in enumerate(source.splitlines(), 1):
-        parts, at = [], 0
+        parts = []
+        at = 0
         for begin, end, kind in spans.get(row, []):
             parts += [("", line[at:begin]), (kind, line[begin:end])]
             at = len(line) if end is None else end
@@ -137,7 +138,9 @@ def align(old, new):
             if ratio > 0.5 and old[i].strip():
                 options.append((score + ratio, [(i, j), *pairs]))
             best[i, j] = max(options, key=lambda option: option[0])
-    rows, i, j = [], 0, 0
+    rows = []
+    i = 0
+    j = 0
     for a, b in [*best[0, 0][1], (len(old), len(new))]:
         rows += [(x, None) for x in range(i, a)] + [(None, y) for y in range(j, b)]
         rows += [(a, b)] if a < len(old) else []

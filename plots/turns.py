@@ -94,7 +94,8 @@ def draw_step_groups():
         shown[pair] = found if any(turns) else {"none of them led anywhere": turns}
     rows = sum(map(len, shown.values())) + 0.6 * len(shown)
     figure, axes = plt.subplots(figsize=(9.5, 0.29 * rows + 0.6), layout="constrained")
-    colours, scale = plt.get_cmap("coolwarm_r"), Normalize(-1.6, 1.6)
+    colours = plt.get_cmap("coolwarm_r")
+    scale = Normalize(-1.6, 1.6)
 
     def branch(start, end, values):
         """A line as wide as it has turns, in the colour of their mean -> what to write at it."""

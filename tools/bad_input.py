@@ -130,7 +130,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    rng, started = random.Random(0), time.perf_counter()
+    rng = random.Random(0)
+    started = time.perf_counter()
     lines = ["| script | tried | refused | trained | stopped at its update | anything else |"]
     lines += ["|---|---|---|---|---|---|"]
     totals = Counter()

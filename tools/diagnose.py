@@ -76,7 +76,8 @@ class Quarters:
     """Means of metrics over the first and the last quarter of a run."""
 
     def __init__(self, rows):
-        self.rows, self.size = rows, max(3, len(rows) // 4)
+        self.rows = rows
+        self.size = max(3, len(rows) // 4)
 
     def mean(self, metric, rows):
         values = [row[metric] for row in rows if row.get(metric) is not None]
@@ -125,7 +126,8 @@ def entropy_collapse(q, script):
 
 
 def noisy_ratios(q, script):
-    kl, largest = q.whole("kl_old") or 0.0, q.whole("ratio_max") or 1.0
+    kl = q.whole("kl_old") or 0.0
+    largest = q.whole("ratio_max") or 1.0
     text = f"KL to the policy that sampled {kl:.1e} (threshold 1e-3), largest ratio {largest:.1f}"
     return kl > 1e-3, text
 

@@ -319,7 +319,8 @@ def main():
         parser.error("--only: not together with --short")
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    rng, started = random.Random(0), time.perf_counter()
+    rng = random.Random(0)
+    started = time.perf_counter()
     memory = Path("/dev/shm")  # thousands of small files: not on a disk, where there is a choice
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         model = micro.make_model(Path(folder) / "model")

@@ -123,7 +123,9 @@ class WatchedFile:
     """A file being written, each of whose operations is a point."""
 
     def __init__(self, file, path, watch):
-        self.file, self.path, self.watch = file, path, watch
+        self.file = file
+        self.path = path
+        self.watch = watch
 
     def __getattr__(self, name):
         return getattr(self.file, name)
@@ -197,7 +199,8 @@ def clock_jumps(watch, kind, half):
     """Every clock by a day, forward or back, or it stands still."""
     offset = random.choice([86400.0, -86400.0, None])
     for name in ("time", "perf_counter", "monotonic"):
-        now, clock = getattr(time, name)(), getattr(time, name)
+        clock = getattr(time, name)
+        now = clock()
         jumped = (lambda now=now: now) if offset is None else lambda clock=clock: clock() + offset
         setattr(time, name, jumped)
 
@@ -211,7 +214,8 @@ def no_console(watch, kind, half):
 
 def not_finite(watch, kind, half):
     """A gradient with NaN or infinity in it, in every update from here on."""
-    clip, value = torch.nn.utils.clip_grad_norm_, random.choice([float("nan"), float("inf")])
+    clip = torch.nn.utils.clip_grad_norm_
+    value = random.choice([float("nan"), float("inf")])
 
     def clip_poisoned(parameters, limit):
         parameters = list(parameters)

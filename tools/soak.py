@@ -94,7 +94,8 @@ def killed_again_and_again(kill_every, folder, **options):
     They count from the moment when a run has loaded everything and writes config.json: on a busy
     machine that can take longer than they are, and no run would get anywhere.
     """
-    kills, config = 0, folder / "config.json"
+    kills = 0
+    config = folder / "config.json"
     while True:
         begun = {"resume": True} if config.exists() else {}
         before = config.stat().st_mtime_ns if begun else None
@@ -154,7 +155,8 @@ def main():
         failed.extend([] if holds else [run])
 
     with tempfile.TemporaryDirectory() as folder:
-        place, model = Path(folder), micro.make_model(Path(folder) / "model")
+        place = Path(folder)
+        model = micro.make_model(place / "model")
         options = {"model": model, "steps": args.steps}
         process = start("grpo", output_dir=place / "whole", **options)
         memory, files = growth(watched(process, place / "whole", args.steps), args.steps)

@@ -155,13 +155,15 @@ class GradientCheck(TrainerCallback):
     """Compares the gradient of the first optimizer step with ours; then stops training."""
 
     def __init__(self, module, config):
-        self.module, self.rows = module, []
+        self.module = module
+        self.rows = []
         # The rows come unshuffled from here: groups of one, a single minibatch.
         self.config = replace(config, group_size=1, minibatches=1)
 
     def watch(self, trainer):
         """Keeps what TRL hands to its loss, without padding."""
-        self.trainer, compute = trainer, trainer._compute_loss
+        self.trainer = trainer
+        compute = trainer._compute_loss
 
         def watched(model, inputs):
             parts = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages")
