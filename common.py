@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 import transformers
 
-import engine
 from countdown_task import InputError, prompt_text
 
 transformers.utils.logging.disable_progress_bar()
@@ -33,7 +32,6 @@ def load_model(name):
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             source,
             dtype=torch.float32,
-            attn_implementation="from_context",
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
@@ -51,9 +49,7 @@ def load_model(name):
         raise InputError(f"--model {name}: its files lack {min(loading['missing_keys'])}")
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         raise InputError(f"--model {name}: some of its weights are not finite")
-    with torch.no_grad():  # a model that the engine cannot run is refused now, not in mid-run
-        engine.KVCache(model.to(DEVICE).eval(), [[0, 0]])
-    return model, tokenizer
+    return model.to(DEVICE).eval(), tokenizer
 
 
 def uses_bf16(config):
@@ -72,8 +68,7 @@ def encode_prompts(model, tokenizer, problems, config):
 
     InputError if a prompt leaves less room than max_new_tokens in the model's context.
     """
-    if len(problems) * config.group_size * config.max_new_tokens >= 2**31:
-        raise InputError("--group_size x --max_new_tokens: too many tokens at once")
+    check_size(len(problems) * config.group_size, config)
     try:
         encoded = [prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
     except Exception as error:  # a chat template is a stranger's program
@@ -89,6 +84,14 @@ def encode_prompts(model, tokenizer, problems, config):
             f"for {max(context - longest, 0)} in the model's context of {context}"
         )
     return encoded
+
+
+def check_size(completions, config):
+    """InputError if so many completions of max_new_tokens each are too many at once."""
+    tokens = completions * config.max_new_tokens
+    if tokens >= 2**31:
+        names = "--prompts_per_step x --group_size x --max_new_tokens"
+        raise InputError(f"{names}: {tokens} tokens at once are too many")
 
 
 def prompt_ids(tokenizer, text):
@@ -113,8 +116,3 @@ def stream(*key):
 def torch_stream(*key):
     """The same for torch: a generator on the CPU, whatever the device."""
     return torch.Generator().manual_seed(stream(*key).getrandbits(63))
-
-
-def printable(text):
-    """A stranger's text for a terminal: escapes are shown as \\x1b, not obeyed; one line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))

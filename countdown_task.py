@@ -31,6 +31,11 @@ class InputError(ValueError):
     """Something the user gave is wrong; the message names the option and what to do."""
 
 
+def printable(text):
+    """Text of unknown origin for a terminal: one line, its escapes shown as \\x1b, not obeyed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 @dataclass(frozen=True)
 class Problem:
     numbers: tuple[int, ...]

@@ -11,7 +11,7 @@ import statistics
 from dataclasses import dataclass, field, replace
 
 import common
-import compose
+from compose import composition
 
 LOGS = common.HERE / "experiments/logs"
 SEEDS = (1, 2, 3, 4, 5)
@@ -280,7 +280,9 @@ PARTS = [*SCRIPTS[1:], "zoo.gigpo", "zoo.gmpo", "zoo.ppo", "zoo.prime", "zoo.rei
 PARTS += ["zoo.reinforce_pp_baseline", "zoo.rloo", "zoo.spo", "zoo.ttrl"]
 # Every pair of scripts that composes, in the order in which it does.
 PAIRS = [
-    order for pair in itertools.combinations(PARTS, 2) if (order := compose.in_some_order(*pair)[0])
+    order
+    for pair in itertools.combinations(PARTS, 2)
+    if (order := composition.in_some_order(*pair)[0])
 ]
 for order in PAIRS:
     name = "+".join(script.rpartition(".")[2] for script in order)

@@ -32,11 +32,11 @@ import torch
 import transformers
 
 import common
-import engine
 import grpo
 from countdown_task import REWARDS, CountdownTask
-from metrics import peak_memory_mb
-from run_folder import write_text
+from runtime import engine
+from runtime.measures import peak_memory_mb
+from runtime.run_folder import write_text
 
 BASE = str(common.HERE / "base_model")
 FROZEN = 1e-9  # learning rate

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import common
-from run_folder import read_jsonl, write_text
+from runtime.run_folder import read_jsonl, write_text
 
 RESULT = common.HERE / "experiments/critic_cost.json"
 ROUNDS = 5

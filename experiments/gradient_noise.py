@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 import common
-import engine
 import grpo
 from countdown_task import CountdownTask
-from run_folder import write_text
+from runtime import engine
+from runtime.run_folder import write_text
 from zoo import ppo
 
 RESULT = common.HERE / "experiments/gradient_noise.json"

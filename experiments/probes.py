@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import common
-import engine
 import grpo
 from countdown_task import CountdownTask
 from experiments import turns
+from runtime import engine
 
 
 def token_classes(tokenizer):

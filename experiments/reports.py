@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 
 import common
+from countdown_task import printable
 from experiments import compositions
 from experiments.arms import ABLATIONS, AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
 from experiments.curves import curve, interval, load, mean_over, tokens_at
@@ -253,7 +254,7 @@ def transcripts():
             if "</answer>" not in sample["completion"]:
                 verdict += ", cut off by the budget"
             numbers = " ".join(map(str, sample["numbers"]))
-            shown = "\n".join(map(common.printable, sample["completion"].split("\n")))
+            shown = "\n".join(map(printable, sample["completion"].split("\n")))
             # A fence longer than any in the text: nothing that a model writes gets out of it.
             fence = "`" * max(3, 1 + max(map(len, re.findall("`+", shown)), default=0))
             lines.extend(["", f"{numbers} -> {sample['target']}, {verdict}:", ""])

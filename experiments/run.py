@@ -25,14 +25,13 @@ from types import SimpleNamespace
 import torch
 
 import common
-import compose
-import run_folder
-import run_log
+from compose import composition
+from compose.reader import source_of
 from countdown_task import REWARDS
 from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS, SELDOM
 from experiments.lag import OldSampler
 from experiments.probes import Probes, pass_at_k
-from plots.axes import source_of
+from runtime import run_folder, session
 
 RUNS = common.HERE / "runs/experiments"
 # Arms whose last model is sampled 16 times a problem; of two of them the first model too.
@@ -47,25 +46,25 @@ def prepare(arm):
     REWARDS.update(MORE_REWARDS)
     if arm.parts:
         RUNS.mkdir(parents=True, exist_ok=True)
-        module = compose.module_of(arm.parts, RUNS)
+        module = composition.module_of(arm.parts, RUNS)
     elif arm.edits:
-        module = compose.load(edited(arm))
+        module = composition.load(edited(arm))
     else:
-        module = compose.load(common.HERE / f"{arm.script.replace('.', '/')}.py")
+        module = composition.load(common.HERE / f"{arm.script.replace('.', '/')}.py")
     for name, source in arm.swap.items():
         setattr(module, name, getattr(importlib.import_module(source), name))
     if arm.lag:
         module.sample_batch = OldSampler(module.sample_batch, arm.lag)
     probes = Probes(module)
 
-    class WatchedRun(run_log.Run):
+    class WatchedRun(session.Run):
         def __init__(self, config, script):
             super().__init__(config, module.__file__)
 
         def log(self, step, metrics):
             super().log(step, {**metrics, **probes.summary()})
 
-    module.run_log = SimpleNamespace(**{**vars(run_log), "Run": WatchedRun})
+    module.session = SimpleNamespace(**{**vars(session), "Run": WatchedRun})
     return module
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import common
 import grpo
 from countdown_task import OPERATORS, CountdownTask
-from run_folder import write_text
+from runtime.run_folder import write_text
 from zoo import gigpo
 from zoo.calculator import combine
 

@@ -11,7 +11,7 @@ if __package__ != "plots":
 import html
 
 import common
-from plots.axes import equations, source_of
+from compose.reader import equations, source_of
 from plots.markdown import table_of
 
 PAGE = common.HERE / "docs/handout.html"

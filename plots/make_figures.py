@@ -13,12 +13,12 @@ import textwrap
 import numpy as np
 
 import common
+from compose.reader import coordinates
 from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.benchmark import MORE_TURNS
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
 from plots import compositions, critics, failures, turns
-from plots.axes import coordinates
 from plots.style import COLOURS, draw_difference, draw_seeds, legend, plt, save, seeds_of
 
 # The rows of the summary figure, one or two for each axis.

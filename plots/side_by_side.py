@@ -25,10 +25,7 @@ import tokenize
 from pathlib import Path
 
 import common
-from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
-from experiments.curves import curve, load
-from plots import stories
-from plots.axes import (
+from compose.reader import (
     AXES,
     EXTRAS,
     coordinates,
@@ -38,6 +35,9 @@ from plots.axes import (
     scripts,
     source_of,
 )
+from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments.curves import curve, load
+from plots import stories
 from plots.critics import CRITIC_PANELS
 from plots.handout import QUESTIONS
 from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens

@@ -8,9 +8,9 @@ measured from the logs, and questions are those of docs/questions.md that name i
 import re
 
 import common
+from compose.reader import code_lines, docstring_of, equations, parent, source_of
 from experiments.arms import ARMS
 from experiments.effects import all_measured, number
-from plots.axes import code_lines, docstring_of, equations, parent, source_of
 from plots.markdown import inline, section, table_of
 
 SYMBOLS = {  # as they stand in docstrings: what they mean

@@ -28,8 +28,8 @@ from trl.rewards import get_soft_overlong_punishment
 from trl.trainer.utils import split_tensor_dict
 
 import common
-import compose
-from composing.rules import PRESETS
+from compose import composition
+from compose.rules import PRESETS
 from tools import train_with_trl
 from tools.train_with_trl import TRAINERS, GradientCheck, make_trainer, trl_flags
 
@@ -405,7 +405,7 @@ COMPOSED = {  # preset: what TRL has to be told
 @pytest.mark.parametrize("preset", COMPOSED)
 def test_composed_presets(preset, tmp_path):
     """Where TRL can be told to be a preset: its first gradient, and its advantages, are ours."""
-    module = compose.module_of(PRESETS[preset].parts.split(), tmp_path)
+    module = composition.module_of(PRESETS[preset].parts.split(), tmp_path)
     config = module.Config(
         steps=1,
         minibatches=1,

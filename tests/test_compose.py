@@ -10,17 +10,17 @@ import pytest
 import torch
 from test_diffs import CONTRACT, changes, violations
 
-import compose
 import dapo
 from common import HERE
-from composing.edits import MOVES, edits_of
-from composing.rules import CLASHES, PRESETS, SEAMS, TOGETHER
+from compose import __main__, composition
+from compose.edits import MOVES, edits_of
+from compose.reader import code_lines, coordinates, source_of
+from compose.rules import CLASHES, INTERACTIONS, PRESETS, TOGETHER
 from countdown_task import InputError
 from experiments.arms import PARTS
-from plots.axes import code_lines, coordinates, source_of
 
 PAIRS = list(itertools.combinations(PARTS, 2))
-COMPOSED = {pair: compose.in_some_order(*pair) for pair in PAIRS}
+COMPOSED = {pair: composition.in_some_order(*pair) for pair in PAIRS}
 SUBSETS = [
     moves
     for size in range(1, 5)
@@ -33,12 +33,12 @@ def code(source):
 
 
 def made(*parts):
-    return compose.compose(parts).source
+    return composition.compose(parts).source
 
 
 def refused(*parts):
     with pytest.raises(InputError) as error:
-        compose.compose(parts)
+        composition.compose(parts)
     return str(error.value)
 
 
@@ -55,7 +55,7 @@ def held_to_the_contract(source):
 
 def trains(parts, folder, model):
     """Two steps of a tiny run, of which everything that is logged is finite."""
-    module = compose.module_of(parts, folder)
+    module = composition.module_of(parts, folder)
     tiny = {"model": model, "steps": 2, "prompts_per_step": 4, "minibatches": 2}
     tiny |= {"max_new_tokens": 24, "eval_problems": 2, "eval_every": 0, "dtype": "float32"}
     fields = module.Config.__dataclass_fields__
@@ -107,7 +107,7 @@ def test_every_pair_composes_or_says_why_not(pair, tmp_path, llama_folder):
     source = made(*order)
     held_to_the_contract(source)
     for script in order:  # both have left something
-        assert f"{compose.short(script)} (arXiv:" in " ".join(source.split())
+        assert f"{composition.short(script)} (arXiv:" in " ".join(source.split())
     trains(order, tmp_path, llama_folder)
 
 
@@ -170,7 +170,7 @@ def random_batch():
 
 def test_dapo_with_gspo_by_hand(tmp_path):
     """The token mean of a sequence ratio, clipped at 3e-4 and 4e-4, without a KL."""
-    module = compose.module_of(("dapo", "gspo"), tmp_path)
+    module = composition.module_of(("dapo", "gspo"), tmp_path)
     config = module.Config()
     logprobs, old, A, mask = random_batch()
     token_loss, _ = module.policy_loss(logprobs, old, A, mask, config)
@@ -192,7 +192,7 @@ def test_dapo_with_gspo_by_hand(tmp_path):
 
 def test_dapo_with_gdpo_by_hand(tmp_path):
     """The seam: the punishment is a third component, normalised in its group, of weight 1."""
-    module = compose.module_of(("dapo", "gdpo"), tmp_path)
+    module = composition.module_of(("dapo", "gdpo"), tmp_path)
     rewards = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
     parts = [
         (rewards[..., k] - rewards[..., k].mean(1, keepdim=True))
@@ -206,7 +206,7 @@ def test_dapo_with_gdpo_by_hand(tmp_path):
 
 def test_dapo_with_rloo_by_hand(tmp_path):
     """The seam: punishment and KL are both columns of the reward, of weights 1 and -beta."""
-    module = compose.module_of(("dapo", "rloo"), tmp_path)
+    module = composition.module_of(("dapo", "rloo"), tmp_path)
     config = module.Config()
     rewards = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
     R = rewards @ torch.tensor([1.0, 0.1, 1.0, -config.kl_coef])
@@ -240,7 +240,7 @@ def test_contradictions_are_refused(parts, clash):
 def test_a_completion_that_counts_as_often_as_it_has_tokens(tmp_path):
     """The caution on RLOO's ratio: at ratio 1 a token's gradient is |o| A / T, not A."""
     for parts, times in ((("rloo",), 1.0), (("dr_grpo", "rloo"), 2.0)):
-        module = compose.module_of(parts, tmp_path)
+        module = composition.module_of(parts, tmp_path)
         config = module.Config()
         mask = torch.ones(2, 8)
         mask[1, 4:] = 0  # half as long
@@ -249,7 +249,7 @@ def test_a_completion_that_counts_as_often_as_it_has_tokens(tmp_path):
         token_loss, _ = module.policy_loss(logprobs, old, old, torch.ones(2, 1), mask, config)
         module.aggregate_loss(token_loss, mask, 2, mask.sum(), config).backward()
         assert logprobs.grad[0, 0] / logprobs.grad[1, 0] == pytest.approx(times)
-        noted = any("counts |o| times" in note for note in compose.compose(parts).notes)
+        noted = any("counts |o| times" in note for note in composition.compose(parts).notes)
         assert noted == (times == 2)
 
 
@@ -277,14 +277,14 @@ def test_two_parts_that_rewrite_one_line():
 
 def test_gdpo_keeps_its_own_std():
     for order in (("dr_grpo", "gdpo"), ("gdpo", "dr_grpo")):
-        made_so = compose.compose(order)
+        made_so = composition.compose(order)
         assert "gdpo.py divides each component by its own std: not dr_grpo.py's." in made_so.notes
         assert "divided by the group's std" in coordinates(made_so.source)["length + std"]
 
 
 def test_every_seam_is_used():
     used = [made("dapo", "gdpo"), made("dapo", "rloo"), made("dapo:sampling")]
-    for seam, source in zip(SEAMS, used, strict=True):
+    for seam, source in zip(INTERACTIONS, used, strict=True):
         assert all(new in source for new in seam.rewrite.values())
 
 
@@ -295,11 +295,11 @@ def test_every_seam_is_used():
 def test_presets(name, tmp_path, llama_folder):
     preset = PRESETS[name]
     parts = preset.parts.split()
-    source = compose.compose(parts, preset).source
+    source = composition.compose(parts, preset).source
     held_to_the_contract(source)
     assert source.startswith(f'"""{preset.title} (') and preset.source in source
     flags = [word[2:] for word in preset.flags.split() if word.startswith("--")]
-    config = compose.module_of(parts, tmp_path).Config
+    config = composition.module_of(parts, tmp_path).Config
     assert set(flags) <= config.__dataclass_fields__.keys()
     trains(parts, tmp_path, llama_folder)
 
@@ -308,7 +308,7 @@ def test_presets(name, tmp_path, llama_folder):
 
 
 def called(*words):
-    command = [sys.executable, "compose.py", *map(str, words)]
+    command = [sys.executable, "-m", "compose", *map(str, words)]
     return subprocess.run(command, cwd=HERE, capture_output=True, text=True)
 
 
@@ -349,15 +349,15 @@ def test_output_is_never_overwritten(path, message):
 
 def test_every_script_is_a_part():
     """But for grpo.py, and for vapo.py, which is compared with another."""
-    here = [name for name in PARTS if name in compose.composable()]
+    here = [name for name in PARTS if name in composition.composable()]
     assert here == PARTS and len(PARTS) == len(CONTRACT) - 1
 
 
 def test_a_composition_is_no_part(monkeypatch):
     """It names its own parts instead."""
     mine = made("dapo", "gspo")
-    monkeypatch.setattr(compose, "known", lambda: ["grpo", "mine"])
-    monkeypatch.setattr(compose, "source_of", lambda name: mine)
+    monkeypatch.setattr(composition, "known", lambda: ["grpo", "mine"])
+    monkeypatch.setattr(composition, "source_of", lambda name: mine)
     assert refused("mine", "gdpo") == "mine: it is a composition; name its parts, dapo gspo"
 
 
@@ -365,21 +365,21 @@ def test_parts_or_a_preset():
     for words in ((), ("dapo", "--preset", "grpo_zero")):
         assert "name the parts" in called(*words).stderr
     listed = called("--list").stdout
-    assert all(name in listed for name in (*map(compose.short, PARTS), *PRESETS))
+    assert all(name in listed for name in (*map(composition.short, PARTS), *PRESETS))
 
 
 def test_write_and_run(tmp_path, monkeypatch):
     """The command of the README: written beside grpo.py, and it says how to run it."""
-    monkeypatch.setattr(compose.common, "HERE", tmp_path)
+    monkeypatch.setattr(__main__, "HERE", tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["compose.py", "dapo", "gspo", "-o", "mine.py"])
-    compose.main()
+    monkeypatch.setattr(sys, "argv", ["compose", "dapo", "gspo", "-o", "mine.py"])
+    __main__.main()
     text = (tmp_path / "mine.py").read_text(encoding="utf-8")
     assert text == made("dapo", "gspo") and coordinates(text) != coordinates(source_of("dapo"))
 
 
 def test_it_prints_what_to_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compose.common, "HERE", tmp_path)
+    monkeypatch.setattr(__main__, "HERE", tmp_path)
     (tmp_path / "zoo").mkdir()
     for words, run in (
         (["dapo", "gspo", "-o", "mine.py"], "python mine.py\n"),
@@ -387,6 +387,6 @@ def test_it_prints_what_to_run(tmp_path, monkeypatch, capsys):
         (["--preset", "grpo_zero", "-o", "zero.py"], "python zero.py --minibatches 1\n"),
     ):
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["compose.py", *words])
-        compose.main()
+        monkeypatch.setattr(sys, "argv", ["compose", *words])
+        __main__.main()
         assert capsys.readouterr().out.endswith(run)

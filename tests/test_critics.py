@@ -27,10 +27,9 @@ from test_zoo import (
 )
 
 import common
-import engine
 import grpo
-import run_log
 from experiments import gradient_noise
+from runtime import engine, measures
 from zoo import ppo, prime, reinforce_pp, vapo
 
 
@@ -241,11 +240,11 @@ def test_explained_variance_is_against_rewards():
     R = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     values = R[:, 0] * (quarter >= 2) * mask
     rollout = SimpleNamespace(mask=mask, values=values)
-    found = run_log.explained_variance(rollout, R, one_reward(ppo))
+    found = measures.explained_variance(rollout, R, one_reward(ppo))
     quarters = [found[f"explained_q{q}"] for q in (1, 2, 3, 4)]
     assert quarters == pytest.approx([0, 0, 1, 1], abs=1e-6)
     assert 0 < found["explained"] < 1
-    flat = run_log.explained_variance(rollout, torch.ones(3, 1, 1), one_reward(ppo))
+    flat = measures.explained_variance(rollout, torch.ones(3, 1, 1), one_reward(ppo))
     assert set(flat.values()) == {None}
 
 
@@ -402,9 +401,9 @@ def test_the_reward_model_learns_outcomes(minibatches, monkeypatch):
 def test_auc_by_hand():
     """Of the pairs (right, wrong): 3 of 4 in order, a tie counts half; None without pairs."""
     score, right = torch.tensor([0.9, 0.2, 0.5, 0.1]), torch.tensor([1, 1, 0, 0])
-    assert run_log.auc(score, right) == pytest.approx(0.75)
-    assert run_log.auc(torch.zeros(4), right) == 0.5
-    assert run_log.auc(score, torch.ones(4)) is None
+    assert measures.auc(score, right) == pytest.approx(0.75)
+    assert measures.auc(torch.zeros(4), right) == 0.5
+    assert measures.auc(score, torch.ones(4)) is None
 
 
 def test_defaults_are_those_of_the_papers_but_where_said():

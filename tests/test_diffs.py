@@ -6,11 +6,9 @@ import re
 
 import pytest
 
-import compose
 from common import HERE
-from composing.text import made_of
-from plots import axes
-from plots.axes import (
+from compose import composition, reader
+from compose.reader import (
     AXES,
     EXTRAS,
     code_lines,
@@ -21,6 +19,7 @@ from plots.axes import (
     scripts,
     source_of,
 )
+from compose.text import made_of
 
 NO_KL = {key: {"KL"} for key in ["Config", "Rollout", "policy_loss", "update_policy", "train"]}
 MEAN = {"aggregate_loss": {"length + std"}}
@@ -90,7 +89,7 @@ def options(source):
 
 def parts_of(source):
     """The scripts that a composition is made of; none for another script."""
-    return [compose.parse_part(part).script for part in made_of(source)]
+    return [composition.parse_part(part).script for part in made_of(source)]
 
 
 def contract(name, source, hub):
@@ -320,7 +319,7 @@ def test_a_new_script_is_found(tmp_path, monkeypatch):
     (tmp_path / "zoo").mkdir()
     for name in ("zoo/seventh", "grpo", "dr_grpo"):
         (tmp_path / f"{name}.py").write_text(seventh(), encoding="utf-8")
-    monkeypatch.setattr(axes, "HERE", tmp_path)
+    monkeypatch.setattr(reader, "HERE", tmp_path)
     assert scripts() == ["grpo", "dr_grpo", "zoo.seventh"]
 
 

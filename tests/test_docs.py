@@ -13,8 +13,8 @@ from dataclasses import fields
 import pytest
 
 from common import HERE
+from compose.reader import scripts
 from experiments.arms import ARMS
-from plots.axes import scripts
 
 PAGES = sorted(HERE.glob("docs/*.md"))
 PAGES += [HERE / name for name in ("README.md", "base_model/README.md", "experiments/results.md")]

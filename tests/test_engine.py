@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import common
-import engine
 import grpo
 from countdown_task import Problem
+from runtime import engine
 
 PROBLEMS = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
 CONFIG = grpo.Config(group_size=4, max_new_tokens=70, temperature=1.3)  # more than two blocks
@@ -191,12 +191,12 @@ def test_prompts_that_fill_their_blocks(llama_folder):
     """Prompts as long as a block, one token more or less: the next token finds its place."""
     model, _ = common.load_model(llama_folder)
     plain = unmodified(llama_folder)
-    block = engine.KVCache(model, [[5, 6]]).block
+    block = engine.start_decoding(model, [[5, 6]]).block
     ids = torch.arange(5, 2 * block + 25).view(1, -1)
     for length in (2, block - 1, block, block + 1, block + 2, 2 * block + 1):
         with torch.no_grad():
             expected = plain(ids).logits[0, length - 1 :]
-            cache = engine.KVCache(model, [ids[0, :length].tolist()])
+            cache = engine.start_decoding(model, [ids[0, :length].tolist()])
             logits = [cache.decode(model, ids[:, [i]])[0] for i in range(length - 1, ids.shape[1])]
         torch.testing.assert_close(torch.stack(logits), expected, atol=1e-4, rtol=1e-4)
 
@@ -206,7 +206,7 @@ def test_another_attention_is_refused(llama_folder):
     _, _, rollout = sample(llama_folder)
     plain = unmodified(llama_folder)
     with pytest.raises(AssertionError, match="load_model"):
-        engine.KVCache(plain, [[5, 6, 7]])
+        engine.start_decoding(plain, [[5, 6, 7]])
     with pytest.raises(AssertionError, match="load_model"):
         grpo.over_rollout(grpo.completion_logprobs, plain, rollout, CONFIG)
 

@@ -5,18 +5,18 @@ import json
 import math
 from types import SimpleNamespace
 
+import metrics
 import pytest
 import torch
 
 import common
 import grpo
-import metrics
+from compose import make_figures, reader
 from countdown_task import Problem
 from experiments import arms, effects, lag, probes, reach, reports, two_state
 from experiments.arms import ARMS, EXPERIMENTS
 from experiments.run import prepare
-from metrics import repeatable
-from plots import axes, make_figures
+from runtime.measures import repeatable
 
 TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
 TINY |= {"eval_problems": 4, "reward_components": ["brevity"], "reward_weights": [1.0]}
@@ -417,8 +417,8 @@ def test_what_the_base_was_taught():
 
 def test_axes_are_read_from_the_scripts():
     """Each script leaves GRPO's place on exactly its axes, and the map has a place for it."""
-    sources = {name: axes.source_of(name) for name in axes.scripts()}
-    moved = {name: axes.moved_axes(source, sources["grpo"]) for name, source in sources.items()}
+    sources = {name: reader.source_of(name) for name in reader.scripts()}
+    moved = {name: reader.moved_axes(source, sources["grpo"]) for name, source in sources.items()}
     assert moved == {
         "grpo": set(),
         "dr_grpo": {"length + std", "KL"},
@@ -430,7 +430,7 @@ def test_axes_are_read_from_the_scripts():
         "zoo.reinforce_pp": {"length + std", "KL", "advantage", "sampling"},
         "zoo.reinforce_pp_baseline": {"length + std", "KL"},
         "zoo.gmpo": {"granularity", "clip width"},
-        "zoo.spo": {*axes.AXES, "tracker"} - {"granularity"},
+        "zoo.spo": {*reader.AXES, "tracker"} - {"granularity"},
         "zoo.ttrl": {"reward"},
         "zoo.ppo": {"length + std", "KL", "advantage", "sampling", "critic"},
         "zoo.vapo": {"clip width", "length + std", "KL", "advantage", "critic"},
@@ -439,5 +439,5 @@ def test_axes_are_read_from_the_scripts():
     }
     for name, source in sources.items():
         places = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
-        found = axes.coordinates(source)
-        assert all(found[axis] in places[axis] for axis in axes.AXES)
+        found = reader.coordinates(source)
+        assert all(found[axis] in places[axis] for axis in reader.AXES)

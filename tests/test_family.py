@@ -11,9 +11,8 @@ import common
 import dapo
 import gdpo
 import grpo
-import run_folder
-import run_log
 from countdown_task import REWARDS, CountdownTask
+from runtime import run_folder, session
 
 FAMILY = ["grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"]
 KEEPS_KL = {"grpo", "gspo", "gdpo"}
@@ -375,7 +374,7 @@ def test_help(name, capsys, monkeypatch):
     """--help prints the docstring and one line per option."""
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as stop:
-        run_log.launch(module(name).train, module(name).Config, module(name).__doc__)
+        session.launch(module(name).train, module(name).Config, module(name).__doc__)
     shown = capsys.readouterr().out
     assert stop.value.code == 0
     assert "Coordinates on the six axes:" in shown and "--group_size" in shown

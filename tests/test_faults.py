@@ -17,10 +17,9 @@ from safetensors.torch import load_file
 import common
 import dapo
 import grpo
-import run_folder
-import run_log
 from countdown_task import CountdownTask, InputError
-from metrics import repeatable
+from runtime import run_folder, session
+from runtime.measures import repeatable
 from tools import faults, micro, soak
 
 MICRO = micro.options_of("grpo")
@@ -96,13 +95,13 @@ def test_a_second_starter_is_refused_until_the_first_is_dead(model, finished, tm
 def test_who_starts_while_another_loads_is_refused(model, tmp_path):
     """Both have seen an empty folder; the second to write finds that it has a run now."""
     options = MICRO | {"model": model, "output_dir": str(tmp_path / "run")}
-    late = run_log.Run(grpo.Config(**options), "grpo")
+    late = session.Run(grpo.Config(**options), "grpo")
     loaded = late.load(PROBLEMS)
     train(model, tmp_path / "run")
     before = contents(tmp_path / "run")
     with pytest.raises(InputError, match="holds a run"):
         next(late.steps(*loaded))
-    resumed = run_log.Run(grpo.Config(**options | {"resume": True}), "grpo")
+    resumed = session.Run(grpo.Config(**options | {"resume": True}), "grpo")
     train(model, tmp_path / "run", resume=True, steps=3)
     with pytest.raises(InputError, match="another process has gone on with it"):
         next(resumed.steps(*loaded))
@@ -272,7 +271,7 @@ def test_broken_weights_are_not_resumed(model, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     train(model, folder, steps=1)
     options = MICRO | {"model": model, "output_dir": str(folder), "resume": True}
-    run = run_log.Run(grpo.Config(**options), "grpo")
+    run = session.Run(grpo.Config(**options), "grpo")
     broken, tokenizer = run.load(PROBLEMS)
     next(run.steps(broken, tokenizer))  # the log as it is
     broken.model.norm.weight.data[0] = float("nan")
@@ -313,13 +312,13 @@ def test_sigterm_is_ctrl_c(model, finished, tmp_path):
     """Schedulers send it: the step is finished and saved."""
 
     def signalled():
-        log = run_log.Run.log
+        log = session.Run.log
 
         def log_and_die(run, step, metrics):
             log(run, step, metrics)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        run_log.Run.log = log_and_die
+        session.Run.log = log_and_die
 
     words = command(model, tmp_path / "run")[2:]
     ended = micro.run("grpo", words, signalled)

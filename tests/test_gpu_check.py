@@ -8,7 +8,7 @@ import torch
 
 import common
 import grpo
-import run_log
+from runtime import options
 from tools import gpu_check
 
 
@@ -75,7 +75,7 @@ def test_commands_of_the_page():
     assert [command["gb"] for command in commands] == ["24", "80", "15"]
     for command in commands:
         module = importlib.import_module(command["script"])
-        config = run_log.parse_options(module.Config, words=command["options"].split())
+        config = options.parse_options(module.Config, words=command["options"].split())
         assert config.steps == 500
         assert command["shape"] in gpu_check.benchmark.SHAPES
 

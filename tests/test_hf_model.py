@@ -13,11 +13,10 @@ from transformers import (
 )
 
 import common
-import engine
 import grpo
-import run_folder
 from countdown_task import REWARDS, CountdownTask, InputError, prompt_text
 from experiments.benchmark import coin, random_chat_model
+from runtime import engine, run_folder
 
 PROBLEMS = CountdownTask().held_out(4)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from common import HERE
-from plots.axes import scripts
+from compose.reader import scripts
 
 FOLDERS = ("base_model", "composing", "experiments", "plots", "tools", "zoo")
 FILES = [*HERE.glob("*.py"), *(file for folder in FOLDERS for file in (HERE / folder).glob("*.py"))]

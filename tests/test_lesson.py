@@ -10,8 +10,8 @@ import pytest
 from nbclient import NotebookClient
 
 from common import HERE
+from compose.reader import scripts, source_of
 from experiments.arms import patch
-from plots.axes import scripts, source_of
 
 PATH = HERE / "lesson.ipynb"
 TRAINING = 'grpo.Config(steps=20, seed=7, output_dir="runs/lesson"'

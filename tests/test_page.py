@@ -3,8 +3,8 @@
 import pytest
 
 from common import HERE
-from plots import axes, handout, make_figures, side_by_side, stories
-from plots.axes import equations, source_of
+from compose import handout, make_figures, reader, side_by_side, stories
+from compose.reader import equations, source_of
 from plots.side_by_side import NAMES
 
 QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
@@ -32,7 +32,7 @@ def test_colours_lose_no_character(name):
 def test_blocks_hold_both_sources(name):
     """Every line once and in order, marks inside their line; labels name the axes that move."""
     source = source_of(name)
-    parent = source_of(axes.parent(source))
+    parent = source_of(reader.parent(source))
     old, new = parent.splitlines(), source.splitlines()
     left, right, labels = [], [], set()
     for block in side_by_side.differences(parent, source):
@@ -49,7 +49,7 @@ def test_blocks_hold_both_sources(name):
             for line, spans in zip((old[i], new[j]), marks, strict=True):
                 assert all(0 <= begin < end <= len(line) for begin, end in spans)
     assert left == list(range(len(old))) and right == list(range(len(new)))
-    moved = axes.moved_axes(source, parent)
+    moved = reader.moved_axes(source, parent)
     assert labels - {"docstring", "part of the same move"} == moved
 
 
@@ -109,11 +109,11 @@ def test_curves_of_a_script_without_logs():
 def test_map_coordinates_and_tracks_are_one(name):
     """A script moves an axis in the tables, in the figures and by its coordinates, or in none."""
     source = source_of(name)
-    moved = axes.moved_axes(source, source_of("grpo"))
+    moved = reader.moved_axes(source, source_of("grpo"))
     tracks = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
-    for axis, cell in zip(axes.AXES, stories.places()[name], strict=False):
+    for axis, cell in zip(reader.AXES, stories.places()[name], strict=False):
         track = list(tracks[axis])
-        assert (track.index(axes.coordinates(source)[axis]) != 0) == (axis in moved), axis
+        assert (track.index(reader.coordinates(source)[axis]) != 0) == (axis in moved), axis
         if name != "grpo":
             assert (cell == "=") == (axis not in moved), axis
         if "." not in name:
@@ -276,7 +276,7 @@ def test_the_map_answers(page):
     page.get_by_role("button", name="KL", exact=True).focus()
     page.keyboard.press("Enter")
     movers = page.locator("#story li button").all_inner_texts()
-    wanted = [n for n in NAMES if "KL" in axes.moved_axes(source_of(n), source_of("grpo"))]
+    wanted = [n for n in NAMES if "KL" in reader.moved_axes(source_of(n), source_of("grpo"))]
     assert movers == [f"{name.rpartition('.')[2]}.py" for name in wanted]
     assert page.evaluate("document.activeElement.textContent") == "KL"
     page.locator("#story li button").first.focus()
@@ -296,7 +296,7 @@ def test_the_map_answers(page):
 def test_the_handout_is_up_to_date():
     """Its equations and tables are those of grpo.py and of the README."""
     assert handout.PAGE.read_text(encoding="utf-8") == handout.handout()
-    assert tuple(handout.QUESTIONS) == axes.AXES
+    assert tuple(handout.QUESTIONS) == reader.AXES
     text = handout.handout()
     assert "<td>gspo.py<td><b>sequence ratio</b>" in text and "none of these" in text
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text

@@ -18,9 +18,8 @@ import transformers
 import common
 import dapo
 import grpo
-import run_folder
-import run_log
-from metrics import repeatable
+from runtime import run_folder, session
+from runtime.measures import repeatable
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
@@ -94,7 +93,7 @@ def rejected(monkeypatch, **options):
     """The one line with which the command line refuses these options."""
     monkeypatch.setattr(sys, "argv", ["grpo.py", *arguments(**options)])
     with pytest.raises(SystemExit) as refusal:
-        run_log.launch(grpo.train, grpo.Config, grpo.__doc__)
+        session.launch(grpo.train, grpo.Config, grpo.__doc__)
     message = refusal.value.code  # a text: Python prints it to stderr and exits with 1
     assert isinstance(message, str) and "\n" not in message
     return message
@@ -211,7 +210,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
     assert process.returncode == 1 and "finishing this step" in output
     assert errors.startswith("stopped after step") and "--resume" in errors
     assert errors.count("\n") == 1
-    assert run_log.Run(grpo.Config(**tiny, output_dir=str(tmp_path), resume=True), "grpo").done >= 1
+    assert session.Run(grpo.Config(**tiny, output_dir=str(tmp_path), resume=True), "grpo").done >= 1
     train(**tiny, output_dir=tmp_path, resume=True)
     assert training_rows(tmp_path) == finished.rows
 
@@ -227,10 +226,10 @@ def test_a_checkpoint_carries_more_than_the_optimizer(tiny, tmp_path):
 
     options = tiny | {"steps": 1, "output_dir": str(tmp_path)}
     model, tokenizer, saved = parts()
-    for _ in run_log.Run(grpo.Config(**options), "grpo").steps(model, tokenizer, **saved):
+    for _ in session.Run(grpo.Config(**options), "grpo").steps(model, tokenizer, **saved):
         saved["memory"].running_mean += 5
     model, tokenizer, loaded = parts()
-    run = run_log.Run(grpo.Config(**options | {"resume": True}), "grpo")
+    run = session.Run(grpo.Config(**options | {"resume": True}), "grpo")
     assert list(run.steps(model, tokenizer, **loaded)) == []
     assert loaded["memory"].running_mean.tolist() == [10.0] * 3
 
@@ -277,7 +276,7 @@ def test_resume_goes_on_to_where_the_run_was_to_end(words, steps, tiny, tmp_path
     folder = tmp_path / "run"
     train(**tiny | {"steps": 2}, output_dir=folder)
     options = arguments(**{k: v for k, v in tiny.items() if k != "steps"}, output_dir=folder)
-    grpo.train(run_log.parse_options(grpo.Config, words=[*options, "--resume", *words]))
+    grpo.train(options.parse_options(grpo.Config, words=[*options, "--resume", *words]))
     assert f"resuming after step 2, to {steps}\n" in capsys.readouterr().out
     assert [row["step"] for row in training_rows(folder)] == list(range(1, steps + 1))
 
@@ -319,13 +318,13 @@ def test_bounds_that_name_another_option(monkeypatch):
     words = ["dapo.py", "--overlong_cache", "257"]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match="--overlong_cache 257: at most --max_new_tokens 256"):
-        run_log.launch(dapo.train, dapo.Config, dapo.__doc__)
+        session.launch(dapo.train, dapo.Config, dapo.__doc__)
 
 
 def test_unknown_option(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["grpo.py", "--clip_hihg", "0.28"])
     with pytest.raises(SystemExit):
-        run_log.launch(pytest.fail, grpo.Config, grpo.__doc__)
+        session.launch(pytest.fail, grpo.Config, grpo.__doc__)
     assert "unknown option --clip_hihg 0.28" in capsys.readouterr().err
 
 

@@ -17,11 +17,10 @@ from tokenizers.processors import TemplateProcessing
 import common
 import countdown_task
 import grpo
-import run_folder
-import run_log
-from countdown_task import CountdownTask, InputError, Problem, read_problems
+from countdown_task import CountdownTask, InputError, Problem, printable, read_problems
 from experiments import reports
 from plots import side_by_side
+from runtime import run_folder, session
 from tools import diagnose, micro, play
 
 # The same examples every time, and no folder of found ones.
@@ -51,7 +50,7 @@ def refusal(call, *arguments, **options):
     """What the user reads; never more than one line."""
     with pytest.raises(InputError) as error:
         call(*arguments, **options)
-    return common.printable(error.value)
+    return printable(error.value)
 
 
 def train(model, output_dir, **changes):
@@ -138,7 +137,7 @@ def test_a_broken_model_folder_loads_or_is_refused(model, tmp_path_factory, name
     try:
         common.load_model(str(folder))
     except InputError as error:
-        assert "\n" not in common.printable(error)
+        assert "\n" not in printable(error)
     shutil.rmtree(folder)
 
 
@@ -147,7 +146,7 @@ def test_escapes_of_a_model_do_not_reach_the_terminal(folder, tmp_path, monkeypa
     words = ["--model", str(folder), "--output_dir", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["grpo.py", *words])
     with pytest.raises(SystemExit) as refused:
-        run_log.launch(grpo.train, grpo.Config, grpo.__doc__)
+        session.launch(grpo.train, grpo.Config, grpo.__doc__)
     assert r"\x1b[2J" in refused.value.code and refused.value.code.isprintable()
 
 
@@ -255,7 +254,7 @@ def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk):
     try:
         assert all(isinstance(problem, Problem) for problem in read_problems(str(path)))
     except InputError as error:
-        assert common.printable(error).startswith("--data ")
+        assert printable(error).startswith("--data ")
 
 
 def data_file(tmp_path, problems):

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import common
-import engine
 import grpo
 from countdown_task import Problem
 from experiments import turns
+from runtime import engine
 from tools import play
 from zoo import calculator, gigpo
 from zoo.calculator import Calculator, numbers_left, reply
@@ -109,7 +109,7 @@ def sampled(base):
 def tools_tokens(rollout, row, tokenizer):
     """Places of the tool's tokens of a row, found by asking the tool again."""
     ids = rollout.completion_ids[row].tolist()
-    last = engine.last_places(rollout.mask)[row]
+    last = engine.trained_lengths(rollout.mask)[row]
     tools = set()
     at = 0
     while at < last:
@@ -128,7 +128,7 @@ def test_no_token_of_the_tool_is_the_models(sampled, base):
     """The mask is 0 on every reply, 1 on all else up to EOS; and replies are the tool's."""
     rollout, _ = sampled
     seen = 0
-    for row, last in enumerate(engine.last_places(rollout.mask)):
+    for row, last in enumerate(engine.trained_lengths(rollout.mask)):
         tools = tools_tokens(rollout, row, base[1])
         zeros = {t for t in range(last) if rollout.mask[row, t] == 0}
         assert zeros == tools, rollout.completions[row]
@@ -145,7 +145,7 @@ def test_what_is_read_is_what_was_sampled(sampled, base):
     model, tokenizer = base
     ours = gigpo.completion_logprobs(model, rollout, [3, 0, 11, 17], config)
     for place, row in enumerate([3, 0, 11, 17]):
-        last = engine.last_places(rollout.mask)[row]
+        last = engine.trained_lengths(rollout.mask)[row]
         ids = rollout.completion_ids[row, :last].tolist()
         assert rollout.completions[row] == tokenizer.decode(ids, skip_special_tokens=True)
         plainly = engine.logprobs_plainly(model, rollout.prompts[row], ids, config.temperature)
@@ -176,7 +176,7 @@ def test_the_tool_carries_no_gradient_and_enters_no_denominator(sampled, base):
 def test_turns_and_states(sampled, base):
     """A turn begins behind every reply; its state is what the text up to there leaves."""
     rollout, _ = sampled
-    for row, last in enumerate(engine.last_places(rollout.mask)):
+    for row, last in enumerate(engine.trained_lengths(rollout.mask)):
         states, turns = rollout.states[row], rollout.turns[row, :last]
         assert turns[0] == 0 and states[0] == tuple(sorted(rollout.problems[row].numbers))
         assert len(states) > turns.max()

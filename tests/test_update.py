@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 import common
 import grpo
-import run_log
 from countdown_task import Problem
+from runtime import measures
 
 ONE = grpo.Config(reward_components=["answer"], reward_weights=[1.0])
 
@@ -287,19 +287,19 @@ def test_small_updates_are_not_lost(batch):
 
 def test_clipped_forks_are_counted():
     """Three forks under the mask, two of them clipped, one on either side."""
-    metrics = run_log.TokenMetrics(torch.zeros(1, 1))
+    metrics = measures.TokenMetrics(torch.zeros(1, 1))
     mask = torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
     entropy = torch.tensor([[0.6, 0.6, 0.1, 0.7, 0.9]])
     low, high = torch.zeros(1, 5).bool(), torch.zeros(1, 5).bool()
     low[0, 0] = high[0, 2] = high[0, 3] = high[0, 4] = True
     metrics.add({"clip_low": low, "clip_high": high}, mask, entropy)
     assert metrics.summary()["clip_forks"] == pytest.approx(2 / 3)
-    assert run_log.TokenMetrics(torch.zeros(1, 1)).summary()["clip_forks"] is None
+    assert measures.TokenMetrics(torch.zeros(1, 1)).summary()["clip_forks"] is None
 
 
 def test_spread_and_levels_by_hand():
     """Ratios e and 1/e on two of three tokens: their logs are 1, -1 and 0 on average of squares."""
-    metrics = run_log.TokenMetrics(torch.tensor([[0.5], [-0.25], [0.50001], [0.0]]))
+    metrics = measures.TokenMetrics(torch.tensor([[0.5], [-0.25], [0.50001], [0.0]]))
     ratio = torch.exp(torch.tensor([[1.0, -1.0, 0.0, 7.0]]))
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     none = torch.zeros(1, 4).bool()
@@ -307,4 +307,4 @@ def test_spread_and_levels_by_hand():
     found = metrics.summary()
     assert found["ratio_spread"] == pytest.approx(math.sqrt(2 / 3))
     assert (found["advantage_levels"], found["advantage_max"]) == (3, pytest.approx(0.50001))
-    assert run_log.TokenMetrics(torch.zeros(2, 1)).summary()["ratio_spread"] is None
+    assert measures.TokenMetrics(torch.zeros(2, 1)).summary()["ratio_spread"] is None

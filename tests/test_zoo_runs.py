@@ -15,10 +15,9 @@ import torch
 import common
 import dr_grpo
 import grpo
-import run_folder
-import run_log
 from countdown_task import REWARDS, Problem, is_held_out
-from metrics import repeatable
+from runtime import run_folder, session
+from runtime.measures import repeatable
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
@@ -256,7 +255,7 @@ def watched_update(calls, update):
 @pytest.mark.parametrize("name", ZOO)
 def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_path, monkeypatch):
     """Killed between log and checkpoint of step 2; evaluations in between change nothing."""
-    script, whole, save = module_of(name), finished(name), run_log.Run._save
+    script, whole, save = module_of(name), finished(name), session.Run._save
     judge_by_length(monkeypatch, script)
     config = config_of(name, tmp_path / "run", llama_folder, eval_every=1)
 
@@ -266,7 +265,7 @@ def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_
         save(run, step, *parts)
 
     with monkeypatch.context() as patch, pytest.raises(SystemError, match="killed"):
-        patch.setattr(run_log.Run, "_save", killed)
+        patch.setattr(session.Run, "_save", killed)
         script.train(config)
     assert [row["step"] for row in metrics_of(tmp_path / "run")] == [1, 2]
     script.train(replace(config, resume=True))
@@ -450,7 +449,7 @@ def test_bad_options_are_one_clear_line(name, words, message, monkeypatch, tmp_p
     monkeypatch.setattr(sys, "argv", [*words, "--eval_problems", "1"])
     script = module_of(name)
     with pytest.raises(SystemExit) as refusal:
-        run_log.launch(script.train, script.Config, script.__doc__)
+        session.launch(script.train, script.Config, script.__doc__)
     line = refusal.value.code
     assert isinstance(line, str) and "\n" not in line and line.startswith(f"{name}.py: ")
     assert message in line and not folder.exists()

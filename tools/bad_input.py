@@ -28,9 +28,8 @@ import huggingface_hub
 import torch
 
 import common
-import run_folder
-import run_log
-from plots.axes import scripts
+from compose.reader import scripts
+from runtime import run_folder, session
 from tools import micro
 from tools.pages import write_section
 
@@ -86,13 +85,13 @@ def stopped_after_two_steps(folder):
     """In the run's process: no network, output where it is looked for, an end in sight."""
     os.chdir(folder)
     huggingface_hub.constants.HF_HUB_OFFLINE = True
-    log = run_log.Run.log
+    log = session.Run.log
 
     def log_and_stop(run, step, metrics):
         log(run, step, metrics)
         run.stop = step >= 2
 
-    run_log.Run.log = log_and_stop
+    session.Run.log = log_and_stop
 
 
 def judge(script, model, changes, folder):

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import common
-from countdown_task import InputError
+from countdown_task import InputError, printable
 from experiments.arms import ARMS, LOGS
 from experiments.curves import curve
 from experiments.effects import number
@@ -86,7 +85,7 @@ def read(path):
     script, training, evaluations = read_run(path, shortest=1)
     for row in training:
         row.setdefault("ratio_spread", row.get(PROBED_SPREAD.get(script)))
-    return Run(common.printable(path), training + evaluations)
+    return Run(printable(path), training + evaluations)
 
 
 def window(runs, asked):
@@ -215,7 +214,7 @@ def main():
         first, last = window(runs, args.steps)
         check_picture(args.figure)
     except InputError as error:
-        parser.exit(2, f"error: {common.printable(error)}\n")
+        parser.exit(2, f"error: {printable(error)}\n")
     for place, run in enumerate(runs, 1):
         print(f"run {place}: {run.name}")
     print(f"means over steps {first} to {last}; * beyond noise, or outside of the seeds")

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import common
-import compose
-from countdown_task import InputError
+from compose import composition
+from countdown_task import InputError, printable
 from experiments.curves import curve
 from plots.style import COLOURS, STYLES, check_picture, legend, plt
-from run_folder import read_jsonl
+from runtime.run_folder import read_jsonl
 
 VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
 SHORTEST = 8  # training steps; a quarter of fewer is noise
@@ -54,10 +53,9 @@ def read_run(path, shortest=SHORTEST):
     elif path.is_dir():
         with contextlib.suppress(OSError, ValueError, RecursionError):
             head = dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
-    script = common.printable(head.get("script", "?")).rpartition(".")[2]  # zoo.rloo is a rloo
+    script = printable(head.get("script", "?")).rpartition(".")[2]  # zoo.rloo is a rloo
     rows = [
-        {common.printable(key): value for key, value in row.items() if is_number(value)}
-        for row in rows
+        {printable(key): value for key, value in row.items() if is_number(value)} for row in rows
     ]
     training = [row for row in rows if row.keys() >= NEEDED and row["length"] > 0]
     if len(training) < shortest:
@@ -309,13 +307,13 @@ def composed(script, found):
     """
     if any(finding.shown and finding.symptom == "training breaks" for finding in found):
         return []
-    known = {compose.short(name): name for name in compose.composable()}
+    known = {composition.short(name): name for name in composition.composable()}
     parts = [script] if f"{script}.py" in known else []
     for finding in found:
         part = SYMPTOMS[finding.symptom].part
         if finding.shown and part not in (None, *parts) and not part.startswith(f"{script}:"):
             with contextlib.suppress(InputError):
-                compose.compose([*parts, part])
+                composition.compose([*parts, part])
                 parts.append(part)
     return parts
 
@@ -358,15 +356,15 @@ def main():
         script, training, evaluations = read_run(args.run)
         check_picture(figure)
     except InputError as error:
-        parser.exit(2, f"error: {common.printable(error)}\n")
+        parser.exit(2, f"error: {printable(error)}\n")
     found = findings(script, training)
-    name = common.printable(args.run)
+    name = printable(args.run)
     print(f"{name}: {script}.py, {len(training)} steps")
     for finding in sorted(found, key=lambda finding: not finding.shown):
         print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
         if finding.shown:
             print(f"         move {SYMPTOMS[finding.symptom].lever}")
-    draw(f"{common.printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
+    draw(f"{printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
     print(f"panels: {figure}")
     parts = composed(script, found)
     if parts not in ([], [script]):

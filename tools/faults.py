@@ -33,9 +33,9 @@ from pathlib import Path
 import torch
 
 import common
-import run_folder
-from metrics import repeatable
-from plots.axes import scripts
+from compose.reader import scripts
+from runtime import run_folder
+from runtime.measures import repeatable
 from tools import micro
 from tools.injection import ACTIONS, Watch
 from tools.pages import read_section, write_section

@@ -37,13 +37,12 @@ import torch
 import transformers
 
 import common
-import engine
 import grpo
-import run_log
 from countdown_task import REWARDS, CountdownTask, InputError
 from experiments import benchmark
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
-from run_folder import read_jsonl, write_text
+from runtime import engine
+from runtime.run_folder import read_jsonl, write_text
 from tools import micro, soak
 
 ON_GPU = common.DEVICE.type == "cuda"
@@ -101,7 +100,7 @@ def errors_of(folder, dtype):
     logprobs = grpo.completion_logprobs(model, rollout, rows, config)
     (logprobs * weight[:, : logprobs.shape[1]]).sum().backward()
     errors = {"sampler": [], "update": [], "plain": []}
-    for row, n in enumerate(engine.last_places(rollout.mask)):
+    for row, n in enumerate(engine.trained_lengths(rollout.mask)):
         ids = rollout.completion_ids[row, :n].tolist()
         prompt = rollout.prompts[row]
         exact = engine.logprobs_plainly(plain, prompt, ids, config.temperature)
@@ -368,7 +367,7 @@ def memory_of(script, shape, options):
         benchmark.random_chat_model(f"{folder}/model", shape)
         release()
         words = f"{options} {ONE_STEP} --model {folder}/model --output_dir {folder}/run".split()
-        config = run_log.parse_options(module.Config, words=words)
+        config = options.parse_options(module.Config, words=words)
         try:
             seconds, peak, _ = measured(lambda: module.train(config))
             found = {"enough": True, "seconds": seconds, "peak_gb": peak}

@@ -20,7 +20,7 @@ import safetensors
 import torch
 import transformers
 
-import run_log
+from runtime import session
 
 # ---- Where a fault can hit ----------------------------------------------------------------------
 
@@ -82,7 +82,7 @@ class Watch:
         save = transformers.PreTrainedTokenizerBase.save_pretrained
         transformers.PreTrainedTokenizerBase.save_pretrained = self.native(save, 1)
         module = importlib.import_module(self.script)
-        for owner, names in ((module, PHASES), (run_log.Run, ("log", "log_evaluation", "load"))):
+        for owner, names in ((module, PHASES), (session.Run, ("log", "log_evaluation", "load"))):
             for name in names:
                 setattr(owner, name, self.phase(name, getattr(owner, name)))
         sys.addaudithook(self.audit)

@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import common
-import run_log
+from runtime import session
 
 OPTIONS = {"prompts_per_step": 2, "group_size": 4, "minibatches": 2, "max_new_tokens": 6}
 OPTIONS |= {"steps": 2, "eval_problems": 2, "eval_every": 1, "checkpoint_every": 1}
@@ -113,7 +113,7 @@ class Started:
             sys.argv = [f"{script.rpartition('.')[2]}.py", *words]
             if prepare:
                 prepare()
-            run_log.launch(module.train, module.Config, module.__doc__)
+            session.launch(module.train, module.Config, module.__doc__)
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -14,16 +14,16 @@ import sys
 from dataclasses import replace
 
 import common
-import engine
 import grpo
-from countdown_task import REWARDS, InputError, Problem, prompt_text, solve
+from countdown_task import REWARDS, InputError, Problem, printable, prompt_text, solve
+from runtime import engine
 from zoo import gigpo
 
 
 def show(rollout, problem):
     """Each completion and what its rewards say."""
     for completion, length in zip(rollout.completions, rollout.mask.sum(1).tolist(), strict=True):
-        shown = "\n".join(map(common.printable, completion.split("\n")))
+        shown = "\n".join(map(printable, completion.split("\n")))
         print(f"\n<think>{shown}\n")
         verdicts = (f"{name} {reward(completion, problem):g}" for name, reward in REWARDS.items())
         print(f"rewards: {', '.join(verdicts)}  ({length:.0f} tokens)")
@@ -36,7 +36,7 @@ def show_turns(rollout, tokenizer, config):
     alone = replace(config, step_coef=0.0)
     whole = gigpo.compute_advantages(rewards, rollout.turns, rollout.states, alone)[:, 0]
     steps = gigpo.turn_advantages(rewards.sum(-1), rollout.states, config)
-    for row, last in enumerate(engine.last_places(rollout.mask)):
+    for row, last in enumerate(engine.trained_lengths(rollout.mask)):
         verdict = "right" if rollout.correct[row] else "wrong"
         print(f"\n{verdict}, advantage of the trajectory {whole[row]:+.2f}")
         print("  numbers left    of the turn   the model wrote, [the calculator wrote]")
@@ -49,7 +49,7 @@ def show_turns(rollout, tokenizer, config):
             answered = tokenizer.decode(tool_ids, skip_special_tokens=True).strip()
             left = " ".join(map(str, rollout.states[row][turn]))
             reply = in_colour(f"[{answered}]") if answered else ""
-            wrote = common.printable(said.strip())
+            wrote = printable(said.strip())
             print(f"  {left:14s}  {steps[row, turn]:+11.2f}   {wrote} {reply}")
 
 
@@ -91,7 +91,7 @@ def main():
         generator = common.torch_stream(args.seed, "play")
         rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
-        parser.error(common.printable(error))
+        parser.error(printable(error))
     print(prompt_text(problem))
     if args.turns:
         show_turns(rollout, tokenizer, config)

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import common
-from metrics import repeatable
-from run_folder import read_jsonl
+from runtime.measures import repeatable
+from runtime.run_folder import read_jsonl
 from tools import micro
 from tools.pages import write_section
 

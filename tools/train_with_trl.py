@@ -32,10 +32,9 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 import common
-import engine
-import run_log
 from countdown_task import REWARDS, InputError, Problem
 from experiments.arms import ARMS, SCRIPTS, ZOO
+from runtime import engine, options
 from tools import problems
 
 TRAINERS = {
@@ -221,7 +220,7 @@ def main():
         known = ", ".join(TRAINERS)
         parser.exit(2, f"error: --script {args.script}: TRL has no such trainer; use {known}\n")
     module = importlib.import_module(args.script)
-    config = run_log.parse_options(module.Config, words=rest)
+    config = options.parse_options(module.Config, words=rest)
     if args.check_gradient:
         # TRL's token mean is exact only in one minibatch; a clipped norm would hide a factor.
         config = replace(config, steps=1, minibatches=1, max_grad_norm=1e9)

@@ -24,9 +24,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import common
-import run_log
 from countdown_task import InputError, prompt_text
-from run_folder import write_text
+from runtime import options
+from runtime.run_folder import write_text
 from tools import problems
 
 ACTOR = "actor_rollout_ref.actor"
@@ -300,7 +300,7 @@ def main():
     try:
         if args.script in ABSENT:
             raise InputError(f"{args.script}: verl does not know it; {ABSENT[args.script]}")
-        config = run_log.parse_options(importlib.import_module(args.script).Config, words=rest)
+        config = options.parse_options(importlib.import_module(args.script).Config, words=rest)
         name = f"runs/verl-{args.script.rpartition('.')[2]}"
         folder = Path(config.output_dir or common.HERE / name).resolve()
         if folder.exists():

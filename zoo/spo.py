@@ -32,10 +32,9 @@ import torch
 import torch.nn.functional as F
 
 import common
-import engine
-import run_log
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
-from run_log import option
+from runtime import engine, measures, session
+from runtime.options import option
 
 
 @dataclass
@@ -182,7 +181,7 @@ def generate(model, tokenizer, prompts, config, generator):
     token = torch.tensor([[prompt[-1]] for prompt in prompts], device=common.DEVICE)  # (b, 1)
     finished = torch.zeros(B, dtype=torch.bool, device=common.DEVICE)
     with common.autocast(config):
-        cache = engine.KVCache(model, prompts)  # equal prompts are computed once
+        cache = engine.start_decoding(model, prompts)  # equal prompts are computed once
         for t in range(T):
             logits = cache.decode(model, token)  # (b, V)
             logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
@@ -313,7 +312,7 @@ def over_rollout(function, model, rollout, config):
 def update_policy(model, optimizer, rollout, advantages, config):
     """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
-    metrics = run_log.TokenMetrics(advantages)
+    metrics = measures.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
@@ -348,7 +347,7 @@ def evaluate(model, tokenizer, problems, config):
 
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
-    run = run_log.Run(config, __file__)
+    run = session.Run(config, __file__)
     task = CountdownTask(
         config.operands, config.max_number, config.min_target, config.max_target, config.data
     )
@@ -370,10 +369,10 @@ def train(config):
             update = update_policy(model, optimizer, rollout, advantages, config)
             update |= tracker.update(model, rollout, rewards, config)  # <- tracker: last
             run.lap("updating")
-            run.log(step, {**run_log.describe(rollout, rewards, config), **update})
+            run.log(step, {**measures.describe(rollout, rewards, config), **update})
         if step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0):
             run.log_evaluation(step, evaluate(model, tokenizer, held_out, config))
 
 
 if __name__ == "__main__":
-    run_log.launch(train, Config, __doc__)
+    session.launch(train, Config, __doc__)

@@ -1,28 +1,20 @@
-"""Several moves as one script: the diffs of its parts against grpo.py, merged.
+"""Several scripts' moves as one script: the diffs of its parts against grpo.py, merged.
 
-    python compose.py dapo gspo -o mine.py      # all moves; where both move an axis, the later wins
-    python compose.py dapo:sampling gspo:granularity,clip_width dr_grpo:length_std -o mine.py
-    python compose.py --preset grpo_zero -o grpo_zero.py
-    python compose.py --list                    # who moves what, and the presets
-
-A part is a script, or a script and the axes to take from it. What contradicts itself is refused.
-The result imports no other script and is held to the diff contract (tests/test_diffs.py).
+A part is a script, or a script and the axes to take from it. Where two parts move the same axis the
+later one wins. What contradicts itself is refused. The result imports no other script and keeps the
+diff contract (contract.py).
 """
 
-import argparse
 import importlib.util
-import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-import common
-from composing.edits import MOVES, edits_of
-from composing.rules import CAUTIONS, CLASHES, PRESETS, SEAMS, TOGETHER
-from composing.text import docstring, made_of, short
+from compose.edits import MOVES, edits_of
+from compose.reader import code_lines, parent, scripts, short, source_of
+from compose.rules import CAUTIONS, CLASHES, INTERACTIONS, TOGETHER
+from compose.text import docstring, made_of
 from countdown_task import InputError
-from plots.axes import code_lines, parent, scripts, source_of
 
 
 @dataclass(frozen=True)
@@ -154,8 +146,8 @@ def compose(texts, preset=None):
     parts = [parse_part(text) for text in texts]
     owner, notes = owners_of(parts)
     check(parts, owner)
-    seams = [seam for seam in SEAMS if meets(seam.owners, owner)]
-    left_out = {seam.without for seam in seams}
+    interactions = [one for one in INTERACTIONS if meets(one.owners, owner)]
+    left_out = {one.without for one in interactions}
     edits = [
         edit
         for part in parts
@@ -165,11 +157,11 @@ def compose(texts, preset=None):
         and (edit.script, edit.move, edit.place) not in left_out
     ]
     code = merge(edits)
-    for seam in seams:
-        for old, new in seam.rewrite.items():
+    for interaction in interactions:
+        for old, new in interaction.rewrite.items():
             assert code.count(old) == 1, old
             code = code.replace(old, new)
-    notes += [seam.answer for seam in seams if seam.answer]
+    notes += [one.answer for one in interactions if one.answer]
     cautions = [caution for caution in CAUTIONS if meets(caution.owners, owner)]
     notes += [f"{caution.why} ({caution.source})." for caution in cautions]
     return Composition(f'"""{docstring(parts, owner, notes, preset)}"""\n{code}', notes)
@@ -206,65 +198,3 @@ def in_some_order(first, second):
         except InputError as error:
             reasons.append(f"{short(order[0])} {short(order[1])}: {error}.")
     return None, " ".join(reasons)
-
-
-# ---- Command line -------------------------------------------------------------------------------
-
-
-def listing():
-    lines = ["who moves what:"]
-    for script in composable():
-        lines.append(f"  {short(script):<26}{', '.join(parse_part(script).moves)}")
-    lines.append("presets:")
-    lines += [f"  {name:<26}{preset.parts}  ({preset.source})" for name, preset in PRESETS.items()]
-    return "\n".join(lines)
-
-
-def write(path, source):
-    """The script where its imports are found; InputError if that is not so, or if it exists."""
-    if path.suffix != ".py" or not path.stem.isidentifier():
-        raise InputError(f"--output {path}: a Python script needs a name such as mine.py")
-    if path.absolute().parent not in (common.HERE, common.HERE / "zoo"):
-        raise InputError(f"--output {path}: put it beside grpo.py or into zoo/, for its imports")
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(source)
-    except FileExistsError:
-        raise InputError(f"--output {path}: it exists; choose another name or delete it") from None
-    except OSError as error:
-        raise InputError(f"--output {path}: {error.strerror}") from error
-
-
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="dapo, or dapo:sampling,kl")
-    parser.add_argument("--preset", choices=PRESETS, help="a bundle that people meet")
-    parser.add_argument("-o", "--output", type=Path, help="script to write; else it is printed")
-    parser.add_argument("--list", action="store_true", help="who moves what, and the presets")
-    args = parser.parse_args()
-    if args.list:
-        return print(listing())
-    if bool(args.parts) == bool(args.preset):
-        parser.error("name the parts, such as dapo gspo, or a --preset; --list shows both")
-    preset = PRESETS[args.preset] if args.preset else None
-    try:
-        made = compose(preset.parts.split() if preset else args.parts, preset)
-        if args.output:
-            write(args.output, made.source)
-    except InputError as error:
-        parser.exit(2, f"error: {common.printable(error)}\n")
-    for note in made.notes:
-        print(f"note: {note}", file=sys.stderr)
-    if not args.output:
-        return print(made.source, end="")
-    name = args.output.absolute().relative_to(common.HERE).with_suffix("")
-    run = f"-m zoo.{name.name}" if len(name.parts) > 1 else f"{name}.py"
-    flags = f" {preset.flags}" if preset else ""
-    print(f"wrote {args.output}; run it: python {run}{flags}")
-    return None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
-"""What goes together and what does not: tables for compose.py, with sources."""
+"""What goes together and what does not, as tables with sources."""
 
 from dataclasses import dataclass
 
-from plots.axes import parent, scripts, source_of
+from compose.reader import parent, scripts, source_of
 
 # Scripts by what a composition has to know of them.
 ONE_EACH = {"zoo.reinforce_pp", "zoo.spo", "zoo.ppo"}  # one completion per prompt, no group
@@ -94,7 +94,7 @@ CAUTIONS = [
 
 
 @dataclass(frozen=True)
-class Seam:
+class Interaction:
     """A question that two moves raise where they meet, and this answer to it."""
 
     owners: dict[str, set[str]]
@@ -103,8 +103,8 @@ class Seam:
     answer: str
 
 
-SEAMS = [
-    Seam(
+INTERACTIONS = [
+    Interaction(
         {"sampling": {"dapo"}, "advantage": {"gdpo"}},
         ("dapo", "sampling", "compute_advantages"),
         {
@@ -115,7 +115,7 @@ SEAMS = [
         },
         "The overlong punishment is one more component, normalised like the others.",
     ),
-    Seam(
+    Interaction(
         {"sampling": {"dapo"}, "kl": {"zoo.rloo"}},
         ("dapo", "sampling", "compute_advantages"),
         {
@@ -124,7 +124,7 @@ SEAMS = [
         },
         "Overlong punishment and KL are both added to the reward as they are.",
     ),
-    Seam(
+    Interaction(
         {"sampling": {"dapo"}, "kl": ALL - NO_REFERENCE},
         ("", "", ""),
         {
@@ -164,13 +164,6 @@ PRESETS = {
         "",
         "arXiv:2508.08221",
         "the std of R over the batch: here it is that of R - mean(R), a factor for each rollout",
-    ),
-    "trl_default": Preset(
-        "The defaults of TRL's GRPOTrainer",
-        "dapo:length,kl",
-        "--group_size 8 --minibatches 1",
-        "huggingface.co/docs/trl, version 1.13",
-        "the learning rate of 1e-6, with its linear decay",
     ),
     "verl_dapo": Preset(
         "The DAPO recipe of verl",

@@ -3,15 +3,11 @@
 import re
 import textwrap
 
-from composing.edits import MOVES
-from composing.rules import ONE_EACH, PER_TOKEN
-from plots.axes import AXES, EXTRAS, coordinates, docstring_of, equations, source_of
+from compose.edits import MOVES
+from compose.reader import AXES, EXTRAS, coordinates, docstring_of, equations, short, source_of
+from compose.rules import ONE_EACH, PER_TOKEN
 
 OWN_BASELINE = ONE_EACH | {"zoo.prime", "gdpo"}  # their advantage is stated by their own lines
-
-
-def short(script):
-    return f"{script.rpartition('.')[2]}.py"
 
 
 def docstring(parts, owner, notes, preset):
@@ -24,7 +20,7 @@ def docstring(parts, owner, notes, preset):
         + ", ".join(move for move in part.moves if taken[move] == part.script)
         for index, part in enumerate(parts, 1)
     ]
-    origin = f"vs grpo.py: composed by `python compose.py {command}`: {'; '.join(said)}."
+    origin = f"vs grpo.py: composed by `python -m compose {command}`: {'; '.join(said)}."
     left_out = "what the parts leave out, as their docstrings say"
     title = names
     if preset:
@@ -60,7 +56,7 @@ def paper(script):
 
 def made_of(source):
     """The parts that a composition's docstring names; none for another script."""
-    found = re.search(r"composed by `python\s+compose.py\s+([^`]+)`", source)
+    found = re.search(r"composed by `python\s+-m\s+compose\s+([^`]+)`", source)
     return found[1].split() if found else []
 
 

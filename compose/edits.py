@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from plots.axes import AXES, EXTRAS, code_lines, marker, source_of
+from compose.reader import AXES, EXTRAS, code_lines, marker, source_of
 
 # {what a part can move: the axis or extra on which that lies}; two moves share one axis.
 MOVES = {name.lower().replace(" ", "_"): name for name in AXES[:2]}

@@ -1,6 +1,6 @@
 """What a run measures: the means that the loss reports, and a description of what was sampled.
 
-docs/metrics.md says what each number means. run_log.py writes them.
+docs/metrics.md says what each number means. session.py logs them.
 """
 
 import itertools
@@ -26,7 +26,7 @@ COLUMNS = {  # of the console: metric -> (header, format)
     "grad_norm": ("grad", "5.2f"),
     "seconds": ("sec", "5.1f"),
 }
-MEASURED = ("seconds", "tokens_per_second", "peak_memory_mb")  # differ between equal runs
+MACHINE_DEPENDENT = ("seconds", "tokens_per_second", "peak_memory_mb")
 FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
 
 
@@ -176,7 +176,7 @@ def transcripts(rollout):
 
 def repeatable(rows):
     """Rows of a log without what a clock and the machine say: the same for two equal runs."""
-    return [{k: v for k, v in row.items() if not k.startswith(MEASURED)} for row in rows]
+    return [{k: v for k, v in row.items() if not k.startswith(MACHINE_DEPENDENT)} for row in rows]
 
 
 def accuracy_text(metrics):

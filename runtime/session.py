@@ -1,6 +1,5 @@
-"""A run as its user sees it: options, log, console, checkpoints, Ctrl-C, clear refusals."""
+"""A run as its user sees it: log, console, checkpoints, Ctrl-C, clear refusals."""
 
-import argparse
 import contextlib
 import dataclasses
 import math
@@ -13,101 +12,14 @@ import time
 from pathlib import Path
 
 import torch
-import transformers
 
 import common
 from common import DEVICE
-from countdown_task import InputError, longest_prompts
-from metrics import COLUMNS, accuracy_text, peak_memory_mb, transcripts
-from metrics import TokenMetrics as TokenMetrics  # for the scripts, as the next three
-from metrics import auc as auc
-from metrics import describe as describe
-from metrics import explained_variance as explained_variance
-from run_folder import RunFolder, one_line, read_jsonl
-
-# ---- Options: the fields of a script's Config ---------------------------------------------------
-
-
-def option(default, help, **bounds):
-    """A field of a script's Config: its default, its line in --help, and its bounds.
-
-    at_least, above, below: a number; within: the least and the largest; choices: a container;
-    at_most, divides, one_for_each: the name of another option. `check_config` enforces them.
-    """
-    metadata = {"help": help, "bounds": bounds}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def parse_options(config_class, description=None, words=None):
-    """A config_class from the words of a command line, sys.argv if None."""
-
-    def without_bounds(field):  # the parser hands all metadata to argparse
-        default = {"default": field.default, "default_factory": field.default_factory}
-        help = {"help": field.metadata["help"]}
-        return field.name, field.type, dataclasses.field(**default, metadata=help)
-
-    fields = [without_bounds(field) for field in dataclasses.fields(config_class)]
-    parser = Parser(
-        dataclasses.make_dataclass(config_class.__name__, fields),
-        description=description,
-        formatter_class=HelpFormatter,
-    )
-    options, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"unknown option {' '.join(unknown)}; --help lists the options")
-    config = config_class(**vars(options))
-    given, _ = parser.parse_known_args(words, argparse.Namespace(steps=None))
-    config.steps_given = given.steps is not None  # no field, so that no log holds it
-    return config
-
-
-class Parser(transformers.HfArgumentParser):
-    def error(self, message):
-        """One line, without the page of all options above it."""
-        self.exit(2, f"{self.prog}: {common.printable(message)}\n")
-
-
-class HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
-    def _fill_text(self, text, width, indent):
-        return text  # a script's docstring keeps its own line breaks in --help
-
-
-def check_config(config):
-    """One clear line for the first option that is out of its bounds, or of any sensible ones."""
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        named = f"--{field.name} {value}"
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int) and abs(number) >= 2**63:
-                raise InputError(f"{named}: a whole number of less than 2^63")
-            if isinstance(number, float) and number and not 1e-30 <= abs(number) <= 1e30:
-                raise InputError(f"{named}: a number of size 1e-30 to 1e30, or 0")
-        for rule, bound in field.metadata["bounds"].items():
-            if rule == "at_least" and not value >= bound:
-                raise InputError(f"{named}: at least {bound}")
-            if rule == "above" and not bound < value < math.inf:
-                raise InputError(f"{named}: a number greater than {bound}")
-            if rule == "below" and not value < bound:
-                raise InputError(f"{named}: a number less than {bound}")
-            if rule == "within" and not bound[0] <= value <= bound[1]:
-                raise InputError(f"{named}: a number from {bound[0]} to {bound[1]}")
-            if rule == "choices":
-                for name in value if isinstance(value, list) else [value]:
-                    if name not in bound:
-                        allowed = ", ".join(map(str, bound))
-                        raise InputError(f"--{field.name} {name}: choose from {allowed}")
-            if rule == "at_most" and value > getattr(config, bound):
-                raise InputError(f"{named}: at most --{bound} {getattr(config, bound)}")
-            if rule == "divides" and (value < 1 or getattr(config, bound) % value):
-                raise InputError(f"{named}: must divide --{bound} {getattr(config, bound)}")
-            if rule == "one_for_each" and len(value) != len(getattr(config, bound)):
-                raise InputError(f"--{field.name}: give one number for each of --{bound}")
-    tokens = config.prompts_per_step * config.group_size * config.max_new_tokens
-    if tokens >= 2**31:
-        names = "--prompts_per_step x --group_size x --max_new_tokens"
-        raise InputError(f"{names}: {tokens} tokens of a rollout are too many")
+from countdown_task import InputError, longest_prompts, printable
+from runtime import engine
+from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
+from runtime.options import check_config, parse_options
+from runtime.run_folder import RunFolder, one_line, read_jsonl
 
 
 def launch(train, config_class, description):
@@ -119,7 +31,7 @@ def launch(train, config_class, description):
         with on_signals(signal.default_int_handler):
             train(parse_options(config_class, description))
     except InputError as error:
-        sys.exit(f"{program}: {common.printable(error)}")
+        sys.exit(f"{program}: {printable(error)}")
     except KeyboardInterrupt:
         sys.exit(f"{program}: stopped")
     except (MemoryError, torch.OutOfMemoryError):
@@ -142,6 +54,19 @@ def on_signals(handler):
             signal.signal(number, handler_before)
 
 
+@torch.no_grad()
+def check_model(model):
+    """InputError, in one line, if the engine cannot run the model: it reads a prompt of two."""
+    try:
+        engine.start_decoding(model, [[0, 0]])
+    except InputError:
+        raise
+    except Exception as error:  # there is nothing that a model's code cannot raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        name = model.config.name_or_path
+        raise InputError(f"--model {name}: its forward pass fails ({reason})") from error
+
+
 # ---- A run: log, console, checkpoints, Ctrl-C ---------------------------------------------------
 
 
@@ -159,6 +84,7 @@ class Run:
         if config.resume and not getattr(config, "steps_given", True):
             config.steps = self.folder.saved_steps(config.steps)
         check_config(config)
+        common.check_size(config.prompts_per_step * config.group_size, config)
         if config.resume and config.overwrite:
             raise InputError("--overwrite: not together with --resume")
         self.config = config
@@ -174,10 +100,12 @@ class Run:
     def load(self, problems):
         """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model.
 
-        The prompts of `problems`, and of --data, and a whole completion must fit its context.
+        The engine must be able to run it, and the prompts of `problems`, and of --data, and a whole
+        completion must fit its context: InputError now, and not in mid-run.
         """
         name = str(self.folder.latest()) if self.done >= 0 else self.config.model
         model, tokenizer = common.load_model(name)
+        check_model(model)
         one_each = dataclasses.replace(self.config, group_size=1)
         asked = problems + longest_prompts(self.config.data)
         common.encode_prompts(model, tokenizer, asked, one_each)
@@ -279,7 +207,10 @@ class Run:
         )
 
     def _refuse_if_broken(self, step, metrics):
-        """The log says so too, and no checkpoint is written: the last one is from before it."""
+        """InputError if a step left weights or gradient that are not finite.
+
+        The reason is logged as well. No checkpoint is written, so the last one is still a good one.
+        """
         norm = metrics.get("grad_norm")  # None: no group had signal
         weight_norm = torch.nn.utils.get_total_norm(self.model.parameters())
         if weight_norm.isfinite() and (norm is None or math.isfinite(norm)):

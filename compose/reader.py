@@ -4,8 +4,9 @@ import ast
 import re
 import textwrap
 from functools import cache
+from pathlib import Path
 
-from common import HERE
+HERE = Path(__file__).resolve().parents[1]  # not common's, which would load torch
 
 AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
 EXTRAS = ("reward", "critic", "tracker", "turns")  # no axis, but to be seen in a diff
@@ -17,6 +18,11 @@ MARKER = re.compile(
 
 def file_of(script):
     return HERE / f"{script.replace('.', '/')}.py"
+
+
+def short(script):
+    """zoo.rloo -> rloo.py"""
+    return f"{script.rpartition('.')[2]}.py"
 
 
 def source_of(script):

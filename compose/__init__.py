@@ -1,0 +1,1 @@
+"""Moves as one script: reads the scripts, takes their diffs apart, merges them again."""

@@ -1,0 +1,1 @@
+"""What runs a script: fast forward passes, options, log, folder, measures. Skip at first."""
