@@ -20,7 +20,7 @@ The range is some 600 times tighter than grpo.py's, because a geometric mean ove
     hardly moves. With the defaults it clips 38 % of the tokens over the first ten steps, grpo.py's
     0.02 % (five seeds); it bites and the policy learns, so the published range stays.
 Not implemented: GSPO-token (Eq. 13-14); with one advantage per completion its loss and gradient
-    equal these (tests/test_family.py). The paper states no KL; grpo.py's stays.
+    equal these (tests/core/test_family.py). The paper states no KL; grpo.py's stays.
 """
 
 from dataclasses import dataclass, replace

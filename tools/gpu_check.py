@@ -43,7 +43,7 @@ from experiments import benchmark
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
 from runtime import engine
 from runtime.run_folder import read_jsonl, write_text
-from tools import micro, soak
+from tools import tiny_runs
 
 ON_GPU = common.DEVICE.type == "cuda"
 MODELS = ("base_model", "experiments/moe_base")  # the second: a mixture of experts
@@ -139,7 +139,7 @@ def part_scripts(args):
         module = importlib.import_module(script)
         options = {"steps": 2, "eval_problems": 32, "learning_rate": 1e-4}
         if not ON_GPU:
-            options = micro.options_of(script, max_new_tokens=60, learning_rate=1e-4)
+            options = tiny_runs.options_of(script, max_new_tokens=60, learning_rate=1e-4)
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             module.train(module.Config(**options, output_dir=folder, overwrite=True))
@@ -159,16 +159,16 @@ def part_resume(args):
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole"
         killed = Path(folder) / "killed"
-        soak.finish(soak.start("grpo", **options, output_dir=whole))
-        process = soak.start("grpo", **options, output_dir=killed)
+        tiny_runs.finish(tiny_runs.start("grpo", **options, output_dir=whole))
+        process = tiny_runs.start("grpo", **options, output_dir=killed)
         while process.poll() is None and len(rows_so_far(killed)) < 2:
             time.sleep(0.05)
         process.kill()
         process.wait()
         before = len(rows_so_far(killed))
-        soak.finish(soak.start("grpo", **options, output_dir=killed, resume=True))
-        expected = soak.training_rows(whole)
-        found = soak.training_rows(killed)
+        tiny_runs.finish(tiny_runs.start("grpo", **options, output_dir=killed, resume=True))
+        expected = tiny_runs.training_rows(whole)
+        found = tiny_runs.training_rows(killed)
     same = found == expected
     right = [row["step"] for row in found] == list(range(1, STEPS + 1)) and (same or ON_GPU)
     return {"run": {"killed_after_step": before, "same": same, "right": right}}
@@ -176,7 +176,7 @@ def part_resume(args):
 
 def rows_so_far(folder):
     try:
-        return soak.training_rows(folder)
+        return tiny_runs.training_rows(folder)
     except (FileNotFoundError, InputError):
         return []
 

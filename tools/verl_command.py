@@ -7,7 +7,7 @@
 Takes the options of the script that it stands in for, and --gpus. Into --output_dir go the problems
 of every step and the held-out ones in verl's format, the tokenizer, whose chat template opens
 <think> as the scripts' prompts do, and the rewards as a function. What verl cannot express is said
-above the command. Written for verl 0.9.1; tests/test_verl.py composes it with verl's own
+above the command. Written for verl 0.9.1; tests/zoo/test_verl.py composes it with verl's own
 configuration. verl itself is not needed here.
 """
 

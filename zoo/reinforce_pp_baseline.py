@@ -20,7 +20,7 @@ vs grpo.py: 1) one std for the rollout: a group that barely varies is not blown 
     one that does; 2) k2, whose gradient is that of KL(pi || pi_ref); k3's is KL(pi_ref || pi)'s.
 It is dr_grpo.py's advantage up to one factor per rollout. The mean of C is 0: no second centring.
 Not implemented: the statistics of verl and OpenRLHF, which weigh completions by their tokens: a
-    wrong answer can come out with A > 0 (tests/test_zoo.py). The authors' beta, 0.01 or 0.001.
+    wrong answer can come out with A > 0 (tests/zoo/test_zoo.py). The authors' beta, 0.01 or 0.001.
 """
 
 from dataclasses import dataclass, replace

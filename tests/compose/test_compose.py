@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from test_diffs import CONTRACT, changes, violations
 
 import dapo
 from common import HERE
@@ -18,6 +17,7 @@ from compose.reader import code_lines, coordinates, source_of
 from compose.rules import CLASHES, INTERACTIONS, PRESETS, TOGETHER
 from countdown_task import InputError
 from experiments.arms import PARTS
+from tests.core.test_diffs import CONTRACT, changes, violations
 
 PAIRS = list(itertools.combinations(PARTS, 2))
 COMPOSED = {pair: composition.in_some_order(*pair) for pair in PAIRS}

@@ -5,17 +5,18 @@ import json
 import math
 from types import SimpleNamespace
 
-import metrics
 import pytest
 import torch
 
 import common
 import grpo
-from compose import make_figures, reader
+from compose import reader
 from countdown_task import Problem
 from experiments import arms, effects, lag, probes, reach, reports, two_state
 from experiments.arms import ARMS, EXPERIMENTS
 from experiments.run import prepare
+from plots import make_figures
+from runtime import measures
 from runtime.measures import repeatable
 
 TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
@@ -207,7 +208,7 @@ def test_retries():
         "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no fork
         "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4",  # cut off: 1 of 1
     ]
-    assert metrics.retries(texts) == (2, 3)
+    assert measures.retries(texts) == (2, 3)
 
 
 def test_pass_at_k_without_bias():

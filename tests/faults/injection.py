@@ -1,6 +1,6 @@
 """What a fault is: the points of a run that it can hit, and what happens there.
 
-tools/faults.py tries them.
+tests/faults/faults.py tries them.
 """
 
 import builtins

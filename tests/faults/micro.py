@@ -17,17 +17,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import common
 from runtime import session
 
-OPTIONS = {"prompts_per_step": 2, "group_size": 4, "minibatches": 2, "max_new_tokens": 6}
-OPTIONS |= {"steps": 2, "eval_problems": 2, "eval_every": 1, "checkpoint_every": 1}
-OPTIONS |= {"dtype": "float32", "learning_rate": 1e-3}
-LEARNS = {"reward_components": ["brevity", "format"]}  # the model is never right
-OWN = {  # script: what would take long otherwise, or have no effect
-    "dapo": {"max_refills": 1, "overlong_cache": 4},
-    "zoo.gigpo": {"reward_weights": [1.0, 0.1]},
-    "zoo.reinforce_pp": {"group_size": 1, "prompts_per_step": 8},
-    "zoo.spo": {"pool_size": 4, "offline_completions": 2},
-}
-
 
 def make_model(folder):
     """A random Llama of some thousand weights with the base model's tokenizer -> its folder."""
@@ -54,30 +43,6 @@ def make_model(folder):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
-
-
-def options_of(script, **changes):
-    """The options of a micro run of a script, by name: those that its Config has and allows."""
-    fields = {
-        field.name: field for field in dataclasses.fields(importlib.import_module(script).Config)
-    }
-    usual = OPTIONS | LEARNS
-    for name, field in fields.items():
-        allowed = field.metadata["bounds"].get("choices")
-        values = usual[name] if isinstance(usual.get(name), list) else [usual.get(name)]
-        if allowed is not None and not set(values) <= set(allowed):
-            usual.pop(name, None)
-    options = usual | OWN.get(script, {}) | changes
-    return {name: value for name, value in options.items() if name in fields}
-
-
-def words_of(options):
-    """Options as words of a command line; True is a bare flag, a list several words."""
-    words = []
-    for name, value in options.items():
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        words += [f"--{name}", *map(str, values)]
-    return words
 
 
 @dataclasses.dataclass(frozen=True)

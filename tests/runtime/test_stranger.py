@@ -21,7 +21,8 @@ from countdown_task import CountdownTask, InputError, Problem, printable, read_p
 from experiments import reports
 from plots import side_by_side
 from runtime import run_folder, session
-from tools import diagnose, micro, play
+from tests.faults import micro
+from tools import diagnose, play
 
 # The same examples every time, and no folder of found ones.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)

@@ -20,9 +20,10 @@ import grpo
 from countdown_task import CountdownTask, InputError
 from runtime import run_folder, session
 from runtime.measures import repeatable
-from tools import faults, micro, soak
+from tests.faults import faults, micro, soak
+from tools import tiny_runs
 
-MICRO = micro.options_of("grpo")
+MICRO = tiny_runs.options_of("grpo")
 PROBLEMS = CountdownTask().held_out(2)
 
 
@@ -60,7 +61,7 @@ def contents(folder):
 
 
 def command(model, folder, *words):
-    options = micro.words_of(MICRO | {"model": model, "output_dir": str(folder)})
+    options = tiny_runs.words_of(MICRO | {"model": model, "output_dir": str(folder)})
     return [sys.executable, "grpo.py", *options, *words]
 
 
@@ -292,7 +293,7 @@ def test_logits_that_are_not_finite_sample_nothing(model, monkeypatch):
 def test_a_base_that_never_ends_gives_no_signal(model, tmp_path):
     """Every completion is cut off and equally wrong: dapo.py refills, gives up, updates nothing."""
     endless = soak.never_ending(model, tmp_path / "endless")
-    options = micro.options_of("dapo", model=endless, output_dir=str(tmp_path / "run"))
+    options = tiny_runs.options_of("dapo", model=endless, output_dir=str(tmp_path / "run"))
     options |= {"reward_components": ["answer"], "reward_weights": [1.0]}
     dapo.train(dapo.Config(**options))
     found = [row for row in rows(tmp_path / "run") if "reward" in row]
@@ -373,9 +374,9 @@ def test_a_console_that_is_gone(model, finished, tmp_path):
 # ---- The harnesses ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", ["tools.faults", "tools.bad_input"])
+@pytest.mark.parametrize("module", ["tests.faults.faults", "tests.faults.bad_input"])
 def test_short_form(module):
-    """A few of every kind; the long forms write docs/faults.md."""
+    """A few of every kind; the long forms write docs/lab/faults.md."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
         [sys.executable, "-m", module, "--short"],

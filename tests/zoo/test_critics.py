@@ -1,6 +1,6 @@
 """zoo/ppo, vapo and prime: against verl's own functions, by hand, against their neighbours.
 
-The loader and the helpers are those of tests/test_zoo.py: nothing of verl is re-typed.
+The loader and the helpers are those of tests/zoo/test_zoo.py: nothing of verl is re-typed.
 """
 
 import math
@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import verl_oracle
-from test_against_trl import LENGTHS, MICRO_BATCHES, equal, grad, random_batch
-from test_zoo import (
+
+import common
+import grpo
+from experiments import gradient_noise
+from runtime import engine, measures
+from tests.core.test_against_trl import LENGTHS, MICRO_BATCHES, equal, grad, random_batch
+from tests.zoo import verl_oracle
+from tests.zoo.test_zoo import (
     FAR,
     clip_settings,
     doubles,
@@ -25,11 +30,6 @@ from test_zoo import (
     split_loss,
     uneven,
 )
-
-import common
-import grpo
-from experiments import gradient_noise
-from runtime import engine, measures
 from zoo import ppo, prime, reinforce_pp, vapo
 
 

@@ -1,15 +1,15 @@
 """Long runs of tiny models: nothing leaks, nothing is lost, nothing needs an update to go on.
 
-    python -m tools.soak                              # 2,000 steps, minutes; writes docs/faults.md
-    python -m tools.soak --steps 100 --kill_every 2   # a short form; writes nothing
+    python -m tests.faults.soak                             # 2,000 steps; writes docs/lab/faults.md
+    python -m tests.faults.soak --steps 100 --kill_every 2   # a short form; writes nothing
 
 grpo.py runs undisturbed, its memory and open files watched, and once more with kill -9 and --resume
 in between: both must log the same. grpo.py and dapo.py run on a base that never ends a completion,
 where no group has signal. Reads /proc: Linux only.
 """
 
-if __package__ != "tools":
-    raise SystemExit("run it from the repository's folder: python -m tools.soak")
+if __package__ != "tests.faults":
+    raise SystemExit("run it from the repository's folder: python -m tests.faults.soak")
 
 import argparse
 import json
@@ -24,38 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import common
-from runtime.measures import repeatable
-from runtime.run_folder import read_jsonl
-from tools import micro
-from tools.pages import write_section
+from tests.faults import micro
+from tests.faults.pages import write_section
+from tools.tiny_runs import finish, start, training_rows
 
 STEPS, KILL_EVERY = 2000, 5  # steps; seconds of training
-TINY = {"prompts_per_step": 4, "group_size": 8, "checkpoint_every": 10, "eval_every": 100}
-TINY |= {"max_new_tokens": 24, "learning_rate": 1e-4}
 ENDLESS = 50  # steps on a base that never ends a completion
-
-
-def start(script, **options):
-    """`python SCRIPT` as a process, its output thrown away."""
-    words = micro.words_of(micro.options_of(script, **TINY | options))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, f"{script}.py", *words]
-    return subprocess.Popen(
-        command, cwd=common.HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-
-
-def finish(process):
-    """Wait for it; SystemExit with its words if it did not end well."""
-    _, errors = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{' '.join(process.args[1:3])}: {errors.decode()}")
-
-
-def training_rows(folder):
-    """What the log says of training, without what the clock says."""
-    rows = read_jsonl(folder / "metrics.jsonl")
-    return repeatable(row for row in rows if "reward" in row)
 
 
 def watched(process, folder, steps):
@@ -184,7 +158,7 @@ def main():
         seen = f"{updates} updates, weights {'as' if same else 'not as'} before"
         note("dapo.py, no group with signal", seen, alike == 1 and not updates and same)
     if (args.steps, args.kill_every) == (STEPS, KILL_EVERY):
-        write_section(common.HERE / "docs/faults.md", "Long runs", lines)
+        write_section(common.HERE / "docs/lab/faults.md", "Long runs", lines)
     return f"does not hold: {', '.join(failed)}" if failed else None
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from conftest import save_model
 from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
@@ -17,6 +16,7 @@ import grpo
 from countdown_task import REWARDS, CountdownTask, InputError, prompt_text
 from experiments.benchmark import coin, random_chat_model
 from runtime import engine, run_folder
+from tests.conftest import save_model
 
 PROBLEMS = CountdownTask().held_out(4)
 

@@ -1,17 +1,17 @@
 """Injects faults into runs and counts how they end.
 
-    python -m tools.faults --short   # a few of every kind on two scripts, half a minute
-    python -m tools.faults           # some thousand, a quarter of an hour; writes docs/faults.md
-    python -m tools.faults --only "two starters"   # one kind again, and its row of the page
+    python -m tests.faults.faults --short   # a few of every kind on two scripts, half a minute
+    python -m tests.faults.faults           # some thousand, 15 minutes; writes docs/lab/faults.md
+    python -m tests.faults.faults --only "two starters"   # one kind again, and its row of the page
 
-Every fault hits a run of its own, of two steps of a microscopic model (tools/micro.py), and counts
+Every fault hits a run of its own, of two steps of a microscopic model (micro.py), and counts
 as one of three: after it, or after --resume, the run ended as an undisturbed one, row by row and
 byte by byte; or it was refused in one line that names the file, nothing lost, and the way on that
 the line names works; or anything else, which must be 0.
 """
 
-if __package__ != "tools":
-    raise SystemExit("run it from the repository's folder: python -m tools.faults")
+if __package__ != "tests.faults":
+    raise SystemExit("run it from the repository's folder: python -m tests.faults.faults")
 
 import argparse
 import functools
@@ -36,9 +36,10 @@ import common
 from compose.reader import scripts
 from runtime import run_folder
 from runtime.measures import repeatable
-from tools import micro
-from tools.injection import ACTIONS, Watch
-from tools.pages import read_section, write_section
+from tests.faults import micro
+from tests.faults.injection import ACTIONS, Watch
+from tests.faults.pages import read_section, write_section
+from tools import tiny_runs
 
 # ---- Runs to be disturbed -----------------------------------------------------------------------
 
@@ -68,8 +69,10 @@ class World:
         shutil.copytree(self.folder / RESUMED / "checkpoint", both / "checkpoint.old")
 
     def words(self, **changes):
-        options = micro.options_of(self.script, model=self.model, output_dir=self.place, **changes)
-        return micro.words_of(options)
+        options = tiny_runs.options_of(
+            self.script, model=self.model, output_dir=self.place, **changes
+        )
+        return tiny_runs.words_of(options)
 
     def run(self, how, **changes):
         ended = micro.run(self.script, [*self.words(**changes), *HOW[how]])
@@ -108,7 +111,7 @@ class World:
         return [tuple(json.loads(line)) for line in listing.read_text().splitlines()]
 
 
-PAGE, TOTAL = common.HERE / "docs/faults.md", "**all**"
+PAGE, TOTAL = common.HERE / "docs/lab/faults.md", "**all**"
 SAME, REFUSED, OTHER = "as undisturbed", "refused in one line", "anything else"
 
 

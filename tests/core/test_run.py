@@ -308,7 +308,7 @@ def test_bad_option(tiny, tmp_path, monkeypatch, option):
 
 
 def test_bad_data(tiny, tmp_path, monkeypatch):
-    """tests/test_countdown.py has the kinds of bad files; here is that the command line says so."""
+    """test_countdown.py has the kinds of bad files; here is that the command line says so."""
     options = {**tiny, "data": tmp_path / "none.jsonl", "output_dir": tmp_path / "run"}
     assert "--data" in rejected(monkeypatch, **options) and not (tmp_path / "run").exists()
 

@@ -1,7 +1,7 @@
 """zoo/: every loss and advantage against TRL's and verl's own code, by hand, against neighbours.
 
-As in tests/test_against_trl.py nothing of an oracle is re-typed: TRL's methods run unbound on a
-bare namespace, verl's functions are those of its wheel (tests/verl_oracle.py).
+As in core/test_against_trl.py nothing of an oracle is re-typed: TRL's methods run unbound on a bare
+namespace, verl's functions are those of its wheel (verl_oracle.py).
 """
 
 import inspect
@@ -13,8 +13,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import verl_oracle
-from test_against_trl import LENGTHS, MICRO_BATCHES, equal, grad, random_batch, trl_trainer
 from trl import RLOOConfig, RLOOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.trainer.utils import split_tensor_dict
@@ -22,6 +20,15 @@ from trl.trainer.utils import split_tensor_dict
 import dr_grpo
 import grpo
 import gspo
+from tests.core.test_against_trl import (
+    LENGTHS,
+    MICRO_BATCHES,
+    equal,
+    grad,
+    random_batch,
+    trl_trainer,
+)
+from tests.zoo import verl_oracle
 from zoo import gmpo, reinforce_pp, reinforce_pp_baseline, rloo, spo, ttrl
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")

@@ -3,8 +3,9 @@
 import pytest
 
 from common import HERE
-from compose import handout, make_figures, reader, side_by_side, stories
+from compose import reader
 from compose.reader import equations, source_of
+from plots import handout, make_figures, side_by_side, stories
 from plots.side_by_side import NAMES
 
 QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """tools/verl_command: its flags in verl's own configuration, and what verl computes with them.
 
 No GPU and no cluster: Hydra composes the configuration of verl's wheel, its dataclasses check
-themselves, and its registered functions are called with it (tests/verl_oracle.py).
+themselves, and its registered functions are called with it (tests/zoo/verl_oracle.py).
 """
 
 import functools
@@ -13,15 +13,15 @@ import shlex
 import numpy as np
 import pytest
 import torch
-import verl_oracle
 from omegaconf import OmegaConf
-from test_against_trl import LENGTHS, grad, random_batch
-from test_zoo import FAR, loss_of, mask_of, on_last_token, over_tokens, uneven
 from transformers import AutoTokenizer
 
 import common
 from countdown_task import REWARDS, is_correct, solve
 from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
+from tests.core.test_against_trl import LENGTHS, grad, random_batch
+from tests.zoo import verl_oracle
+from tests.zoo.test_zoo import FAR, loss_of, mask_of, on_last_token, over_tokens, uneven
 from tools import problems, verl_command
 
 pytestmark = pytest.mark.skipif(bool(verl_oracle.why_not()), reason=verl_oracle.why_not())

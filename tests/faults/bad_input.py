@@ -1,15 +1,15 @@
 """Tries every option of every script with wrong types, edge values and at random.
 
-    python -m tools.bad_input --short   # a sample, a quarter of a minute
-    python -m tools.bad_input           # all, some thousand; writes docs/faults.md
+    python -m tests.faults.bad_input --short   # a sample, a quarter of a minute
+    python -m tests.faults.bad_input           # all, some thousand; writes docs/lab/faults.md
 
-Each is the command line of a microscopic run (tools/micro.py), made from the fields of the scripts'
+Each is the command line of a microscopic run (micro.py), made from the fields of the scripts'
 Config. It must be refused in one line that names the option, with nothing written, or train two
 steps, or stop in one line at the update that broke the model; anything else must be 0.
 """
 
-if __package__ != "tools":
-    raise SystemExit("run it from the repository's folder: python -m tools.bad_input")
+if __package__ != "tests.faults":
+    raise SystemExit("run it from the repository's folder: python -m tests.faults.bad_input")
 
 import argparse
 import dataclasses
@@ -30,8 +30,9 @@ import torch
 import common
 from compose.reader import scripts
 from runtime import run_folder, session
-from tools import micro
-from tools.pages import write_section
+from tests.faults import micro
+from tests.faults.pages import write_section
+from tools import tiny_runs
 
 WRONG = ["", "x", "1,5", "0x10", "1 2", "ä", "\x1b[31m1", "9" * 5000]
 NUMBERS = ["-1", "0", "1", "2", "3", "7", "-9223372036854775808", "9223372036854775807"]
@@ -96,11 +97,11 @@ def stopped_after_two_steps(folder):
 
 def judge(script, model, changes, folder):
     """(verdict, what it said) of a script with these options, in an empty folder."""
-    options = micro.options_of(script, model=model, output_dir="run") | changes
+    options = tiny_runs.options_of(script, model=model, output_dir="run") | changes
     words = [
         word
         for name, value in options.items()
-        for word in micro.words_of({name: value if isinstance(value, list) else [value]})
+        for word in tiny_runs.words_of({name: value if isinstance(value, list) else [value]})
     ]
     ended = micro.run(script, words, functools.partial(stopped_after_two_steps, folder))
     written = [file for file in folder.rglob("*") if file.is_file()]
@@ -157,7 +158,7 @@ def main():
     print("\n".join(lines))
     print(f"{sum(found)} command lines, {(time.perf_counter() - started) / 60:.1f} minutes")
     if not args.short:
-        write_section(common.HERE / "docs/faults.md", "Bad input", lines)
+        write_section(common.HERE / "docs/lab/faults.md", "Bad input", lines)
     return totals[OTHER] and 1
 
 
