@@ -13,7 +13,7 @@ from common import HERE
 from compose.reader import scripts, source_of
 from experiments.arms import patch
 
-PATH = HERE / "lesson.ipynb"
+PATH = HERE / "docs/lesson.ipynb"
 TRAINING = 'grpo.Config(steps=20, seed=7, output_dir="runs/lesson"'
 
 
@@ -24,6 +24,12 @@ def code_cells(notebook):
 def printed(cell):
     """What the cell wrote to its standard output."""
     return "".join(part.text for part in cell.outputs if part.get("name") == "stdout")
+
+
+def run(notebook, folder):
+    """The notebook, executed by a kernel that starts in this folder."""
+    where = {"metadata": {"path": str(folder)}}
+    return NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +45,7 @@ def executed(tmp_path_factory):
     (training,) = [cell for cell in code_cells(notebook) if TRAINING in cell.source]
     short = f'grpo.Config(steps=2, seed=7, eval_problems=8, output_dir="{folder.as_posix()}"'
     training.source = training.source.replace(TRAINING, short)
-    where = {"metadata": {"path": str(HERE)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=where).execute()
-    return notebook
+    return run(notebook, PATH.parent)
 
 
 def test_it_is_committed_executed(committed):
@@ -65,6 +69,21 @@ def test_its_numbers_are_of_the_code_as_it_stands(committed, executed):
     for old, new in zip(before[:5], now[:5], strict=True):
         assert printed(old) == printed(new)
     assert "at step 2 (95% interval)" in printed(now[5])
+
+
+def test_it_opens_in_the_repositorys_folder_too():
+    """Some editors start there, whatever folder the notebook lies in."""
+    notebook = nbformat.read(PATH, as_version=4)
+    notebook.cells = code_cells(notebook)[:1]
+    run(notebook, HERE)  # raises if a cell does
+
+
+def test_its_links_resolve(committed):
+    """From where it lies."""
+    text = "\n".join(cell.source for cell in committed.cells if cell.cell_type == "markdown")
+    links = re.findall(r"\]\((?!http)([^)#]+)", text)
+    assert len(links) > 2
+    assert [link for link in links if not (PATH.parent / link).exists()] == []
 
 
 def test_it_repeats_no_code_of_the_scripts(committed):
