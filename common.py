@@ -22,7 +22,7 @@ DTYPES = ("auto", "float32", "bfloat16")
 def load_model(name):
     """(model, tokenizer) from a folder or hub id. fp32 master weights, dropout off.
 
-    A stranger's model runs no code here: its classes are transformers' own, its weights are
+    A model from elsewhere runs no code of its own: its classes are transformers', its weights are
     safetensors, its chat template is run in transformers' sandbox.
     """
     try:
@@ -36,7 +36,7 @@ def load_model(name):
             use_safetensors=True,
             output_loading_info=True,
         )
-    except Exception as error:  # there is nothing that a stranger's files cannot raise
+    except Exception as error:  # there is nothing that such files cannot raise
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(
             f"--model {name}: neither a model folder nor a hub id that loads ({reason})"
@@ -71,7 +71,7 @@ def encode_prompts(model, tokenizer, problems, config):
     check_size(len(problems) * config.group_size, config)
     try:
         encoded = [prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
-    except Exception as error:  # a chat template is a stranger's program
+    except Exception as error:  # a chat template is somebody else's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
     vocabulary = model.get_input_embeddings().num_embeddings
     if max(max(ids) for ids in encoded) >= vocabulary:

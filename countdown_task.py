@@ -68,6 +68,12 @@ class CountdownTask:
     whole number. `sample` draws with replacement, `distinct` and `held_out` without.
     """
 
+    @classmethod
+    def from_config(cls, config):
+        """The task that a script's options describe."""
+        bounds = config.operands, config.max_number, config.min_target, config.max_target
+        return cls(*bounds, config.data)
+
     def __init__(self, operands=3, max_number=12, min_target=10, max_target=60, data=""):
         if not 2 <= operands <= 6:
             raise InputError(f"--operands {operands}: choose 2 to 6 numbers per problem")

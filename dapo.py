@@ -16,9 +16,12 @@ Coordinates on the six axes:
     advantage     reward components pooled, minus the group's mean
     sampling      dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)
 
+The method in code:
+    pile = mixed if 0 < right < config.group_size else spare
+    return (token_loss * mask).sum() / num_tokens
+
 vs grpo.py: 1) clip-higher; 2) token mean; 3) no KL; 4) dynamic sampling; 5) overlong punishment.
 Eq. 8 divides by the tokens of each group; the authors' code by those of the minibatch, as here.
-Overlong filtering (mask_truncated) is off, as in the best published run.
 Not implemented: learning-rate warm-up; rewards of +1 / -1 (with our 1 / 0 R_len weighs double).
 """
 
@@ -40,23 +43,23 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
-    group_size: int = option(16, "G: completions per prompt", at_least=2)
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.28, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
-    max_refills: int = option(8, "further draws at most", at_least=0, below=1000)  # <- sampling
-    overlong_cache: int = option(64, "C: last tokens, taxed", at_least=1, at_most="max_new_tokens")
-    mask_truncated: bool = option(False, "overlong filtering")  # <- sampling
-    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
-    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.28, "ratio <= 1 + this [epsilon_high]", at_least=0)  # <- clip width
+    max_refills: int = option(8, "extra draws, at most", at_least=0, below=1000)  # <- sampling
+    overlong_cache: int = option(64, "C: punished at the end", at_least=1, at_most="max_new_tokens")
+    mask_truncated: bool = option(False, "no loss on cut-off completions")  # <- sampling
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -180,8 +183,8 @@ def sample_batch(model, tokenizer, task, config, step):
         for first in range(0, len(rollout.mask), config.group_size):
             rows = slice(first, first + config.group_size)
             right = rollout.correct[rows].sum()  # judged before shaping
-            kind = mixed if 0 < right < config.group_size else spare
-            kind.append((rollout, rows))
+            pile = mixed if 0 < right < config.group_size else spare
+            pile.append((rollout, rows))
     rollout = join_groups((mixed + spare)[: config.prompts_per_step], drawn)
     rewards = compute_rewards(rollout.problems, rollout.completions, config)
     punishment = soft_overlong_punishment(rollout.mask.sum(1), config).view_as(rewards[..., :1])
@@ -231,15 +234,15 @@ def compute_advantages(rewards, config):
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, config):  # <- KL: dropped
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     token_loss = -surrogate  # <- KL: dropped
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
     }
     return token_loss, metrics
 
@@ -313,16 +316,14 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer):
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh

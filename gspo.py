@@ -15,6 +15,10 @@ Coordinates on the six axes:
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
 
+The method in code:
+    log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+    ratio = torch.exp(log_ratio)
+
 vs grpo.py: 1) one ratio per completion, so all its tokens are clipped or none is; 2) its range.
 The range is some 600 times tighter than grpo.py's, because a geometric mean over |o| tokens
     hardly moves. With the defaults it clips 38 % of the tokens over the first ten steps, grpo.py's
@@ -41,21 +45,21 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
-    group_size: int = option(16, "G: completions per prompt", at_least=2)
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(3e-4, "below 1 - clip_low: clipped", at_least=0)  # <- clip width
-    clip_high: float = option(4e-4, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
-    kl_coef: float = option(0.04, "beta: weight of the KL to the reference")
-    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
-    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    clip_low: float = option(3e-4, "ratio >= 1 - this [epsilon]", at_least=0)  # <- clip width
+    clip_high: float = option(4e-4, "ratio <= 1 + this [epsilon_high]", at_least=0)  # <- clip width
+    kl_coef: float = option(0.04, "weight of the KL to the reference [beta]")
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -197,7 +201,7 @@ def compute_advantages(rewards, config):
 
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
     ratio = torch.exp(log_ratio)  # (B, 1)  <- granularity: one ratio per completion
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
@@ -207,8 +211,8 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     token_loss = -surrogate + config.kl_coef * kl_ref
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
         "kl_ref": kl_ref,
     }
     return token_loss, metrics
@@ -285,9 +289,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     reference, _ = common.load_model(config.model)
@@ -295,7 +297,7 @@ def train(config):
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer):
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh

@@ -5,15 +5,17 @@ later one wins. What contradicts itself is refused. The result imports no other 
 diff contract (contract.py).
 """
 
+import ast
 import importlib.util
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
+from compose.contract import options, violations
 from compose.edits import MOVES, edits_of
-from compose.reader import code_lines, parent, scripts, short, source_of
+from compose.reader import code_lines, parent, parts_named, scripts, short, source_of
 from compose.rules import CAUTIONS, CLASHES, INTERACTIONS, TOGETHER
-from compose.text import docstring, made_of
+from compose.text import docstring
 from countdown_task import InputError
 
 
@@ -41,7 +43,7 @@ def find_script(name):
         raise InputError(f"{name}: no such script; there are {names}")
     if module == "grpo":
         raise InputError("grpo: it moves nothing; it is what the others are compared with")
-    if parts := made_of(source_of(module)):
+    if parts := parts_named(source_of(module)):
         raise InputError(f"{name}: it is a composition; name its parts, {' '.join(parts)}")
     if parent(source_of(module)) != "grpo":
         raise InputError(f"{name}: it is compared with another script than grpo.py; take that")
@@ -144,6 +146,9 @@ def merge(edits):
 def compose(texts, preset=None):
     """Parts as on the command line -> Composition; InputError if they do not go together."""
     parts = [parse_part(text) for text in texts]
+    for part in parts:
+        if broken := violations(part.script, source_of(part.script)):
+            raise InputError(f"{short(part.script)} breaks the diff contract: {broken[0]}")
     owner, notes = owners_of(parts)
     check(parts, owner)
     interactions = [one for one in INTERACTIONS if meets(one.owners, owner)]
@@ -162,15 +167,30 @@ def compose(texts, preset=None):
             assert code.count(old) == 1, old
             code = code.replace(old, new)
     notes += [one.answer for one in interactions if one.answer]
+    require_options(code)
     cautions = [caution for caution in CAUTIONS if meets(caution.owners, owner)]
     notes += [f"{caution.why} ({caution.source})." for caution in cautions]
-    return Composition(f'"""{docstring(parts, owner, notes, preset)}"""\n{code}', notes)
+    text = docstring(parts, owner, notes, preset, code)
+    return Composition(f'"""{text}"""\n{code}', notes)
+
+
+def require_options(code):
+    """InputError if the code reads an option that its Config does not have."""
+    known = options(code)
+    for node in ast.walk(ast.parse(code)):
+        of_config = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
+        if of_config and node.attr not in known:
+            line = code.splitlines()[node.lineno - 1].strip()
+            raise InputError(
+                f"`{line}` reads config.{node.attr}, which no part defines: take the whole part "
+                "that has it, or leave out the axes that removed it"
+            )
 
 
 def composable():
     """The scripts that can be parts: compared with grpo.py, and no compositions themselves."""
     others = [(name, source_of(name)) for name in known() if name != "grpo"]
-    return [name for name, source in others if parent(source) == "grpo" and not made_of(source)]
+    return [name for name, source in others if parent(source) == "grpo" and not parts_named(source)]
 
 
 def module_of(texts, folder):

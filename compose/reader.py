@@ -25,6 +25,12 @@ def short(script):
     return f"{script.rpartition('.')[2]}.py"
 
 
+def module_named(name):
+    """dapo.py, rloo or zoo/rloo -> the script as a module: dapo, zoo.rloo."""
+    module = name.removesuffix(".py").replace("/", ".")
+    return module if file_of(module).exists() else f"zoo.{module}"
+
+
 def source_of(script):
     return file_of(script).read_text(encoding="utf-8")
 
@@ -57,6 +63,22 @@ def docstring_of(source):
     return ast.get_docstring(ast.parse(source)) or ""
 
 
+def docstring_length(source):
+    """Lines of a script up to the end of its docstring."""
+    return ast.parse(source).body[0].end_lineno
+
+
+def method_in_code(source):
+    """The lines of its code that a script's docstring quotes as its method, without comments."""
+    quoted = docstring_of(source).partition("The method in code:\n")[2].partition("\n\n")[0]
+    return textwrap.dedent(quoted).splitlines()
+
+
+def without_comment(line):
+    """A line of code as a docstring quotes it."""
+    return line.partition("  #")[0].strip()
+
+
 def coordinates(source):
     """{axis or extra: where a script's docstring says that it is}; only those that it names."""
     doc = docstring_of(source)
@@ -82,8 +104,18 @@ def moved_axes(source, hub):
 def parent(source):
     """The script that a script is compared with, as its docstring says: vs grpo.py, or another."""
     found = re.search(r"^vs ([\w/]+)\.py:", source, re.MULTILINE)
-    name = found[1].replace("/", ".") if found else "grpo"
-    return name if file_of(name).exists() else f"zoo.{name}"
+    return module_named(found[1]) if found else "grpo"
+
+
+def made_of(source):
+    """The scripts that a composition is made of, as its docstring says; none for another script."""
+    return [module_named(part.partition(":")[0]) for part in parts_named(source)]
+
+
+def parts_named(source):
+    """The parts of a composition as its docstring names them: ["dapo:sampling", "gspo"]."""
+    found = re.search(r"composed by `python\s+-m\s+compose\s+([^`]+)`", source)
+    return found[1].split() if found else []
 
 
 def marker(line):

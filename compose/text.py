@@ -3,15 +3,29 @@
 import re
 import textwrap
 
+from compose.contract import CONTRACT
 from compose.edits import MOVES
-from compose.reader import AXES, EXTRAS, coordinates, docstring_of, equations, short, source_of
+from compose.reader import (
+    AXES,
+    EXTRAS,
+    coordinates,
+    docstring_of,
+    equations,
+    method_in_code,
+    short,
+    source_of,
+    without_comment,
+)
 from compose.rules import ONE_EACH, PER_TOKEN
+from countdown_task import InputError
 
+SYMBOL = re.compile(r"\b(?!o_)[A-Za-z]_i[tk]?\b")
+RATIOS = ("s_i", "r_it")
 OWN_BASELINE = ONE_EACH | {"zoo.prime", "gdpo"}  # their advantage is stated by their own lines
 
 
-def docstring(parts, owner, notes, preset):
-    """Text of the docstring of what these parts make; owner: {move: script}."""
+def docstring(parts, owner, notes, preset, code):
+    """Text of the docstring of what these parts make; owner: {move: script}; code: below it."""
     taken = {move: owner.get(move, "grpo") for move in MOVES}
     names = " + ".join(first_line(part.script).partition(":")[0] for part in parts)
     command = " ".join(part.text for part in parts)
@@ -34,9 +48,17 @@ def docstring(parts, owner, notes, preset):
         "\n".join(f"    {line}" for line in stated(taken)),
         "Coordinates on the six axes:\n" + "\n".join(coordinate_lines(taken, AXES)),
         "\n".join(coordinate_lines(taken, EXTRAS)),
+        "\n".join(["The method in code:", *methods(parts, code)]),
         "\n".join(map(wrapped, paragraphs)),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def methods(parts, code):
+    """The lines that the parts' docstrings quote as their methods, those that are in the code."""
+    written = list(map(without_comment, code.splitlines()))
+    quoted = [line for part in parts for line in method_in_code(source_of(part.script))]
+    return [f"    {line}" for line in dict.fromkeys(quoted) if written.count(line) == 1]
 
 
 def wrapped(text):
@@ -52,12 +74,6 @@ def first_line(script):
 def paper(script):
     found = re.search(r"arXiv:[\d.]+\d", first_line(script))
     return f" ({found[0]})" if found else ""
-
-
-def made_of(source):
-    """The parts that a composition's docstring names; none for another script."""
-    found = re.search(r"composed by `python\s+-m\s+compose\s+([^`]+)`", source)
-    return found[1].split() if found else []
 
 
 def introduction(taken):
@@ -85,10 +101,10 @@ def by_symbol(script):
 
 def stated(taken):
     """The lines of equations, in the order of grpo.py's."""
-    lines = [*votes(taken), *advantage(taken), *ratio(taken)]
     k3 = by_symbol(taken["kl"]).get("k_it")
-    lines += [k3] if k3 else []
-    lines += loss(taken, bool(k3))
+    of_loss = [*ratio(taken), *([k3] if k3 else []), *loss(taken, bool(k3))]
+    require_defined(of_loss)
+    lines = [*votes(taken), *advantage(taken), *of_loss]
     for move in ("sampling", "tracker", "critic"):
         lines += by_symbol(taken[move])["after"]
     lines = list(dict.fromkeys(lines))
@@ -111,6 +127,8 @@ def advantage(taken):
     }
     if script in OWN_BASELINE:
         return list(own.values())
+    if script not in ("grpo", *CONTRACT):  # a new one: what it says, but for ratios and weights
+        return [line for symbol, line in own.items() if symbol not in symbols_of(script)]
     if script == "zoo.rloo":
         lines = [own["A_i"]]
     else:
@@ -126,30 +144,66 @@ def advantage(taken):
     return lines
 
 
+def loss_of(script):
+    """A script's line of L; InputError if its docstring has none that can be taken apart."""
+    line = by_symbol(script).get("L", "")
+    if not re.search(r"^L    = .*sum_[it].* -", line):
+        raise InputError(
+            f"{short(script)}: its docstring needs a line `L    = ... sum_t [ -SURROGATE ]`, as in "
+            "grpo.py's, to take the equation from"
+        )
+    return line
+
+
+def surrogate_of(script):
+    """What a script's L takes the mean of, without its sign and without the KL."""
+    return re.search(r"sum_[it] (?:\[ )?-(.*?)(?: \+ beta.*| \])?$", loss_of(script))[1]
+
+
+def symbols_of(script):
+    """The symbols that a script's surrogate needs, and those that these need; A and k apart."""
+    lines = by_symbol(script)
+    needed = SYMBOL.findall(surrogate_of(script))
+    for symbol in needed:  # it grows
+        needed += SYMBOL.findall(lines.get(symbol, "").partition("=")[2])
+    return [symbol for symbol in lines if symbol in needed and symbol[0] not in "ARSk"]
+
+
 def ratio(taken):
     """Ratios and weights, by the scripts that move granularity and clip."""
-    symbols = ("d_it", "m_it", "s_i") if taken["granularity"] == "zoo.gmpo" else ("s_i", "r_it")
-    found = by_symbol(taken["turns"] if taken["granularity"] == "grpo" else taken["granularity"])
-    lines = [found[symbol] for symbol in symbols if symbol in found]
-    weight = by_symbol(taken["clip_width"]).get("w_it")
-    return [*lines, weight] if weight else lines
+    script = taken["turns"] if taken["granularity"] == "grpo" else taken["granularity"]
+    of_ratio = by_symbol(script)
+    of_clip = by_symbol(taken["clip_width"])
+    names = [name for name in symbols_of(script) if script == taken["clip_width"] or name in RATIOS]
+    beside = [name for name in symbols_of(taken["clip_width"]) if name not in (*names, *RATIOS)]
+    return [of_ratio[name] for name in names] + [of_clip[name] for name in beside]
 
 
 def loss(taken, with_kl):
     """Lines of L: how tokens are averaged, the surrogate, the KL."""
-    outer = re.search(r"L    = (.*?sum_t)", by_symbol(taken["length"])["L"])[1]
-    outer = outer.replace("1/G", "1/P") if taken["sampling"] in ONE_EACH else outer
-    bounds = re.search(r"clip\(\w+, (.*?)\)", by_symbol(taken["clip_width"])["L"])
-    ratio = "s_i" if taken["granularity"] in ("gspo", "zoo.rloo") else "r_it"
-    if taken["clip_width"] == "cispo":
-        surrogate = "w_it A_i log pi(o_it | o_i<t)"
-    elif bounds is None:
-        surrogate = "s_i A_i"
-    else:
-        surrogate = f"min({ratio} A_i, clip({ratio}, {bounds[1]}) A_i)"
+    outer = re.search(r"L    = (.*?sum_t)", loss_of(taken["length"]))
+    if not outer:
+        raise InputError(f"{short(taken['length'])}: its L has no sum_t: take another's length")
+    outer = outer[1].replace("1/G", "1/P") if taken["sampling"] in ONE_EACH else outer[1]
+    surrogate = surrogate_of(taken["clip_width"])
+    if taken["granularity"] != taken["clip_width"]:
+        ratio = next(name for name in RATIOS if name in symbols_of(taken["granularity"]))
+        surrogate = re.sub("|".join(RATIOS), ratio, surrogate)
     lines = [f"L    = {outer} [ -{surrogate}", "+ beta k_it ]" if with_kl else "]"]
     lines = [" ".join(lines)] if len(" ".join(lines)) <= 94 else [lines[0], " " * 7 + lines[1]]
     return [*lines, f"{'':<54}T: token budget"] if "1/T" in outer else lines
+
+
+def require_defined(lines):
+    """InputError if a line uses a ratio or weight that none of them defines."""
+    defined = {line.partition(" ")[0] for line in lines}
+    for line in lines:
+        for symbol in SYMBOL.findall(line):
+            if symbol[0] not in "AR" and symbol not in defined:
+                raise InputError(
+                    f"the equation `{line}` uses {symbol}, which nothing defines: its part goes "
+                    "with another ratio; name the axes to take"
+                )
 
 
 def per_token(line):

@@ -20,14 +20,14 @@ COLUMNS = {  # of the console: metric -> (header, format)
     "length_wrong": ("if wrong", "8.1f"),
     "truncated": ("cut", "4.0%"),
     "entropy": ("entropy", "7.3f"),
-    "clip_low": ("clip-", "6.2%"),
-    "clip_high": ("clip+", "6.2%"),
+    "clipped_low": ("clip-", "6.2%"),
+    "clipped_high": ("clip+", "6.2%"),
     "kl_ref": ("kl ref", "6.4f"),
     "grad_norm": ("grad", "5.2f"),
     "seconds": ("sec", "5.1f"),
 }
 MACHINE_DEPENDENT = ("seconds", "tokens_per_second", "peak_memory_mb")
-FORK_ENTROPY = 0.5  # nats; a token is a fork if the sampler was less sure than this
+UNCERTAIN = 0.5  # nats; a token is uncertain if the entropy of the sampler was above this
 
 
 class TokenMetrics:
@@ -44,19 +44,26 @@ class TokenMetrics:
         self.lowest_ratio = 1.0
         self.highest_ratio = 1.0
         self.squared_log_ratio = 0.0
-        self.forks = 0
-        self.forks_clipped = 0
+        self.uncertain = 0  # tokens
+        self.uncertain_clipped = 0
         self.grad_norms = []
 
     def add(self, metrics, mask, entropy):
-        """What policy_loss reports of one micro-batch, each (b, T') or (b, 1)."""
+        """What policy_loss reports of one micro-batch, each (b, T') or (b, 1).
+
+        ratio: pi / pi_old, KeyError without it; clipped_low and clipped_high: tokens that a clip
+        stops, where there is one; kl_ref: where there is a reference; kl_old comes from
+        update_policy. Whatever else is in it is averaged and logged under its name.
+        """
+        if "ratio" not in metrics:
+            raise KeyError(f"policy_loss: its metrics need 'ratio', and are {sorted(metrics)}")
         if not mask.any():  # overlong filtering can empty a micro-batch
             return
         self.count += mask.sum().item()
-        clipped = metrics["clip_high"] | metrics.get("clip_low", metrics["clip_high"])
-        forks = (mask > 0) & (entropy > FORK_ENTROPY)
-        self.forks += forks.sum().item()
-        self.forks_clipped += (forks & clipped).sum().item()
+        uncertain = (mask > 0) & (entropy > UNCERTAIN)
+        self.uncertain += uncertain.sum().item()
+        clipped = metrics.get("clipped_low", False) | metrics.get("clipped_high", False)
+        self.uncertain_clipped += (uncertain & clipped).sum().item()
         for name, values in metrics.items():
             values = values.detach().expand_as(mask)
             self.sums[name] = self.sums.get(name, 0.0) + (values * mask).sum().item()
@@ -68,8 +75,9 @@ class TokenMetrics:
 
     def summary(self):
         """{metric: value}; None for what was not measured, because no group had signal."""
-        names = ("ratio", "clip_low", "clip_high", "kl_ref", "kl_old")
+        names = ("ratio", "clipped_low", "clipped_high", "kl_ref", "kl_old")
         norms = self.grad_norms
+        clipped = self.uncertain_clipped / self.uncertain if self.uncertain else None
         good = list(itertools.takewhile(math.isfinite, norms))  # of the updates before a broken one
         broken = {"broken_update": len(good) + 1, "last_good_norm": good[-1] if good else None}
         means = {name: total / self.count for name, total in self.sums.items()}
@@ -80,7 +88,7 @@ class TokenMetrics:
             "ratio_spread": math.sqrt(self.squared_log_ratio / self.count) if means else None,
             "advantage_levels": self.levels,
             "advantage_max": self.largest,
-            "clip_forks": self.forks_clipped / self.forks if self.forks else None,
+            "clipped_uncertain": clipped,
             "grad_norm": statistics.fmean(norms) if norms else None,
             "updates": len(norms),
             **(broken if len(good) < len(norms) else {}),
@@ -88,15 +96,18 @@ class TokenMetrics:
 
 
 def retries(completions):
-    """(lines tried again, forks): a fork is the end of a line of the search without a hit."""
+    """(lines tried again, retry points): a retry point is the end of a line that did not hit.
+
+    There the model tries again, gives up, or runs out of its budget; the last does not count.
+    """
     again = 0
-    forks = 0
+    points = 0
     for text in completions:
         thought, closed, _ = text.partition("</think>")
         count = thought.count("\nwait ")
         again += count
-        forks += count + (bool(closed) and not thought.endswith(" yes"))
-    return again, forks
+        points += count + (bool(closed) and not thought.endswith(" yes"))
+    return again, points
 
 
 def describe(rollout, rewards, config):
@@ -114,7 +125,7 @@ def describe(rollout, rewards, config):
         f"reward_{name}": mean(rewards[..., index])
         for index, name in enumerate(config.reward_components)
     }
-    again, forks = retries(rollout.completions)
+    again, points = retries(rollout.completions)
     return {
         "reward": mean(pooled),
         "accuracy": mean(rollout.correct),
@@ -124,7 +135,7 @@ def describe(rollout, rewards, config):
         "length_wrong": mean(lengths[~right]),
         "truncated": mean(rollout.truncated),
         "entropy": (rollout.entropy.sum() / rollout.mask.sum()).item(),
-        "retry": again / forks if forks else None,
+        "retry": again / points if points else None,
         "groups_without_signal": mean(spread < 1e-6) if pooled.shape[1] > 1 else None,
         "completions_sampled": rollout.completions_sampled,
         "tokens_sampled": rollout.tokens_sampled,

@@ -13,7 +13,7 @@ def option(default, help, **bounds):
     """A field of a script's Config: its default, its line in --help, and its bounds.
 
     at_least, above, below: a number; within: the least and the largest; choices: a container;
-    at_most, divides, one_for_each: the name of another option. `check_config` enforces them.
+    at_most, divides, per: the name of another option. `check_config` enforces them.
     """
     metadata = {"help": help, "bounds": bounds}
     if isinstance(default, list):
@@ -83,5 +83,5 @@ def check_config(config):
                 raise InputError(f"{named}: at most --{bound} {getattr(config, bound)}")
             if rule == "divides" and (value < 1 or getattr(config, bound) % value):
                 raise InputError(f"{named}: must divide --{bound} {getattr(config, bound)}")
-            if rule == "one_for_each" and len(value) != len(getattr(config, bound)):
+            if rule == "per" and len(value) != len(getattr(config, bound)):
                 raise InputError(f"--{field.name}: give one number for each of --{bound}")

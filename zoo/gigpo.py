@@ -21,6 +21,10 @@ Coordinates on the six axes:
 
     turns         a calculator writes results and verdicts (zoo/calculator.py): no axis
 
+The method in code:
+    S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)
+    return trajectory.to(turns.device) + config.step_coef * steps.gather(1, turns)
+
 vs grpo.py: 1) a turn ends where the model has written `a op b =`; the tool's tokens are read, never
     trained; 2) a turn is compared with the group's other turns from the same state.
 Paid for the answer alone: a reward that failures earn too makes giving up the best turn.
@@ -46,23 +50,23 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
-    group_size: int = option(16, "G: completions per prompt", at_least=2)
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
-    kl_coef: float = option(0.04, "beta: weight of the KL to the reference")
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.2, "ratio <= 1 + this [epsilon_high]", at_least=0)
+    kl_coef: float = option(0.04, "weight of the KL to the reference [beta]")
     step_coef: float = option(1.0, "omega: weight of the turn's advantage")  # <- advantage
     gamma: float = option(0.95, "a turn later counts this much", within=(0, 1))  # <- advantage
-    reward_components: list[str] = option(["answer"], "K of them", choices=REWARDS)  # <- turns
-    reward_weights: list[float] = option([1.0], "one each", one_for_each="reward_components")
+    reward_components: list[str] = option(["answer"], "K rewards", choices=REWARDS)  # <- turns
+    reward_weights: list[float] = option([1.0], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -231,12 +235,12 @@ def turn_advantages(pooled, states, config):  # <- advantage: against turns from
         rows, turns = torch.tensor(places).T
         found = returns[rows, turns]
         if found.amax() - found.amin() > 1e-6:  # a lone turn has nothing to be compared with
-            S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)
+            S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)  # <- advantage
     return S
 
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
@@ -245,8 +249,8 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     token_loss = -surrogate + config.kl_coef * kl_ref
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
         "kl_ref": kl_ref,
     }
     return token_loss, metrics
@@ -323,9 +327,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     reference, _ = common.load_model(config.model)
@@ -333,7 +335,7 @@ def train(config):
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer):
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh

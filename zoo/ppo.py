@@ -19,6 +19,10 @@ Coordinates on the six axes:
 
     critic        the initial model with a head of one output, 0 at first, trained along: no axis
 
+The method in code:
+    surprise = token_rewards + next_values - values
+    carry = surprise[:, t] + config.gae_lambda * carry
+
 vs grpo.py: 1) a second network says what to expect after every prefix, and siblings are not needed;
     2) every token has its own advantage; 3) token mean, no KL.
 As in TinyZero: 256 prompts, gamma and lambda 1, a critic that learns ten times as fast.
@@ -43,23 +47,23 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(256, "P: prompts per rollout", at_least=1)  # <- sampling
-    group_size: int = option(1, "G: completions per prompt", at_least=1)  # <- sampling
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(1, "G: completions each [num_generations]", at_least=1)  # <- sampling
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
-    gae_lambda: float = option(1.0, "1: all that follows", within=(0, 1))  # <- advantage
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.2, "ratio <= 1 + this [epsilon_high]", at_least=0)
+    gae_lambda: float = option(1.0, "1: full return; 0: one-step TD", within=(0, 1))  # <- advantage
     critic_learning_rate: float = option(2e-3, "ten times the policy's", above=0)  # <- critic
-    value_clip: float = option(0.5, "V moves this far from V_old, in a rollout's updates", above=0)
-    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
-    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    value_clip: float = option(0.5, "V may move this far from V_old on one rollout", above=0)
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -205,11 +209,11 @@ def compute_advantages(rewards, values, mask, config):  # <- advantage: what the
     is_last = mask.cumsum(1) == mask.sum(1, keepdim=True)
     token_rewards = pooled.to(mask).view(-1, 1) * is_last * mask  # (B, T)
     next_values = F.pad(values[:, 1:], (0, 1))  # 0 after the last token
-    surprise = token_rewards + next_values - values  # d (B, T)
+    surprise = token_rewards + next_values - values  # d (B, T)  <- advantage
     gae = torch.zeros_like(surprise)
     carry = torch.zeros_like(surprise[:, 0])
     for t in reversed(range(mask.shape[1])):
-        carry = surprise[:, t] + config.gae_lambda * carry
+        carry = surprise[:, t] + config.gae_lambda * carry  # <- advantage: GAE
         gae[:, t] = carry
     returns = gae + values  # <- critic: what it learns to expect
     trained = gae[mask > 0]  # all tokens of the rollout
@@ -221,15 +225,15 @@ def compute_advantages(rewards, values, mask, config):  # <- advantage: what the
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, config):  # <- KL: dropped
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     token_loss = -surrogate  # <- KL: dropped
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
     }
     return token_loss, metrics
 
@@ -331,9 +335,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     critic = load_critic(config)  # <- critic
@@ -345,7 +347,7 @@ def train(config):
     )
     parts = {"optimizer": optimizer, "critic": critic, "critic_optimizer": critic_optimizer}
     for step in run.steps(model, tokenizer, **parts):  # <- critic
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh

@@ -19,10 +19,14 @@ Coordinates on the six axes:
 
     reward        one for every token, from a reward model that learns from outcomes: no axis
 
+The method in code:
+    return config.process_coef * (liked - rollout.ref_logprobs)
+    combined = outcome.to(mask).view(-1, 1) + to_go
+
 vs grpo.py: 1) a reward model of the policy's size, the initial model at first, rewards every token;
     2) baseline without the completion itself; 3) token mean, whitened over tokens; 4) the KL's
     reference model serves the reward model instead.
-A rollout is scored before the reward model sees its outcomes, as the authors do (--score fresh).
+A rollout is scored before the reward model sees its outcomes, as the authors do.
 Not implemented: the filter on a group's accuracy, oversampling.
 """
 
@@ -44,23 +48,22 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
-    group_size: int = option(16, "G: completions per prompt", at_least=2)
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
-    process_coef: float = option(0.05, "beta: of the process reward", above=0)  # <- reward
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.2, "ratio <= 1 + this [epsilon_high]", at_least=0)
+    process_coef: float = option(0.05, "beta: weight of the process reward", above=0)  # <- reward
     reward_learning_rate: float = option(4e-4, "twice the policy's", above=0)
-    score: str = option("fresh", "seen: with outcomes learnt first", choices=["fresh", "seen"])
-    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
-    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -214,7 +217,7 @@ def compute_advantages(rewards, process, mask, config):  # <- reward: one for ev
 
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
@@ -223,8 +226,8 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     token_loss = -surrogate  # <- KL: not in the loss
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
         "kl_ref": kl_ref,
     }
     return token_loss, metrics
@@ -289,7 +292,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
 def process_rewards(reward_model, rollout, config):  # <- reward: implicit in two models
     """p (B, T): by how much the reward model likes each token more than the initial model does."""
     liked = over_rollout(completion_logprobs, reward_model, rollout, config)
-    return config.process_coef * (liked - rollout.ref_logprobs)
+    return config.process_coef * (liked - rollout.ref_logprobs)  # <- reward: p
 
 
 def update_reward_model(reward_model, optimizer, rollout, config):  # <- reward: it learns outcomes
@@ -321,9 +324,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     reference, _ = common.load_model(config.model)
@@ -336,7 +337,7 @@ def train(config):
     )
     parts = {"reward_model": reward_model, "reward_optimizer": reward_optimizer}
     for step in run.steps(model, tokenizer, optimizer=optimizer, **parts):  # <- reward
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
@@ -345,8 +346,7 @@ def train(config):
             process = process_rewards(reward_model, rollout, config)  # <- reward: fresh
             update_reward_model(reward_model, reward_optimizer, rollout, config)
             seen = process_rewards(reward_model, rollout, config)
-            scored = process if config.score == "fresh" else seen
-            advantages = compute_advantages(rewards, scored, rollout.mask, config)
+            advantages = compute_advantages(rewards, process, rollout.mask, config)
             update = update_policy(model, optimizer, rollout, advantages, config)
             update["reward_auc"] = measures.auc(process.sum(1), rollout.correct)  # <- reward
             update["reward_auc_seen"] = measures.auc(seen.sum(1), rollout.correct)

@@ -15,6 +15,10 @@ Coordinates on the six axes:
     advantage     reward components pooled, minus the mean of the others
     sampling      static groups
 
+The method in code:
+    others = (pooled.sum(1, keepdim=True) - pooled) / (config.group_size - 1)
+    log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True)
+
 vs grpo.py: 1) the baseline leaves the completion out, so it is independent of it: unbiased;
     2) one ratio per completion, a sum of log-ratios, not a mean; 3) nothing is divided by;
     4) the KL is part of the reward, so a group whose answers are all right keeps a signal.
@@ -42,21 +46,21 @@ class Config:
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
-    group_size: int = option(16, "G: completions per prompt", at_least=2)
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.2, "above 1 + clip_high: clipped", at_least=0)
-    kl_coef: float = option(0.05, "beta: weight of the KL in the reward")  # <- KL
-    reward_components: list[str] = option(["answer", "format"], "K of them", choices=REWARDS)
-    reward_weights: list[float] = option([1.0, 0.1], "one each", one_for_each="reward_components")
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.2, "ratio <= 1 + this [epsilon_high]", at_least=0)
+    kl_coef: float = option(0.05, "weight of the KL in the reward [beta]")  # <- KL
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -200,7 +204,7 @@ def compute_advantages(rewards, config):
 
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True)
     ratio = torch.exp(log_ratio)  # (B, 1)  <- granularity: a sum over the completion
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
@@ -210,8 +214,8 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     token_loss = -surrogate  # <- KL: not in the loss
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
         "kl_ref": kl_ref,
     }
     return token_loss, metrics
@@ -288,9 +292,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     model, tokenizer = run.load(held_out)
     reference, _ = common.load_model(config.model)
@@ -298,7 +300,7 @@ def train(config):
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer):
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh

@@ -19,6 +19,10 @@ Coordinates on the six axes:
 
     tracker       a belief in every problem's success rate, and its last completion: no axis
 
+The method in code:
+    surprise = pooled - baseline
+    self.alpha[drawn] = rho * self.alpha[drawn] + success
+
 vs grpo.py: 1) the baseline is remembered, not sampled: no group, and no completion without signal;
     2) problems come back, from a pool of 512 that is first judged by 8 completions each (they
     count in step 1's totals); 3) clip-higher, token mean, no KL.
@@ -43,26 +47,26 @@ class Config:
     model: str = option("base_model", "model folder or Hugging Face hub id")
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
     # Sampling
-    prompts_per_step: int = option(256, "P", at_least=1, at_most="pool_size")  # <- sampling
-    group_size: int = option(1, "G: completions per prompt", choices=[1])  # <- sampling
-    max_new_tokens: int = option(256, "T: generation budget, in tokens", at_least=1)
-    temperature: float = option(1.0, "of sampling and of every log-prob", above=0)
+    prompts_per_step: int = option(256, "P prompts", at_least=1, at_most="pool_size")  # <- sampling
+    group_size: int = option(1, "G: completions each [num_generations]", choices=[1])  # <- sampling
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
     # Optimisation
     steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
-    minibatches: int = option(4, "updates per rollout; at 1 no clip", divides="prompts_per_step")
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
     learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
-    tokens_per_microbatch: int = option(2048, "small fits a CPU cache", at_least=1)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
     # This algorithm
-    clip_low: float = option(0.2, "below 1 - clip_low: clipped", at_least=0)
-    clip_high: float = option(0.28, "above 1 + clip_high: clipped", at_least=0)  # <- clip width
-    reward_components: list[str] = option(["answer"], "0 or 1", choices=["answer"])  # <- tracker
-    reward_weights: list[float] = option([1.0], "1", choices=[1], one_for_each="reward_components")
-    pool_size: int = option(512, "N: problems", at_least=1)  # <- tracker
+    clip_low: float = option(0.2, "ratio >= 1 - this [epsilon]", at_least=0)
+    clip_high: float = option(0.28, "ratio <= 1 + this [epsilon_high]", at_least=0)  # <- clip width
+    reward_components: list[str] = option(["answer"], "pays 0/1", choices=["answer"])  # <- tracker
+    reward_weights: list[float] = option([1.0], "fixed at 1", choices=[1], per="reward_components")
+    pool_size: int = option(512, "N: problems that come back", at_least=1)  # <- tracker
     offline_completions: int = option(8, "of each problem before step 1", at_least=1, below=1000)
-    rho_min: float = option(0.875, "8 visits count", at_least=0, at_most="rho_max")
-    rho_max: float = option(0.96, "25 visits count", at_least=0, below=1)
-    half_life: float = option(0.06, "D_half, nats per token", above=0)
+    rho_min: float = option(0.875, "least memory: 1/(1-rho) visits", at_least=0, at_most="rho_max")
+    rho_max: float = option(0.96, "most memory: 1/(1-rho) visits", at_least=0, below=1)
+    half_life: float = option(0.06, "D_half: a move of so many nats per token halves it", above=0)
     # Task
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
@@ -145,7 +149,7 @@ class Tracker(torch.nn.Module):  # <- tracker: what earlier visits say of each p
         moved = (change.abs() * last.mask).sum(1) / last.mask.sum(1) * visited[:, 0]  # D (B,)
         rho = (2 ** (-moved / config.half_life)).clamp(config.rho_min, config.rho_max)
         success = rewards.view(-1).to(rho)  # (B,) 0 or 1
-        self.alpha[drawn] = rho * self.alpha[drawn] + success
+        self.alpha[drawn] = rho * self.alpha[drawn] + success  # <- tracker
         self.beta[drawn] = rho * self.beta[drawn] + 1 - success
         self.completion_ids[drawn] = rollout.completion_ids
         self.mask[drawn] = rollout.mask
@@ -257,7 +261,7 @@ def compute_rewards(problems, completions, config):
 def compute_advantages(rewards, baseline, config):  # <- advantage: what the tracker expects
     """Rewards (P, G, K), expected success (P, G) -> advantages (P, G)."""
     pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
-    surprise = pooled - baseline
+    surprise = pooled - baseline  # <- advantage: minus what the tracker expects
     centred = surprise - surprise.mean()  # <- advantage: a tracker that lags is corrected
     advantages = centred / (surprise.std() + 1e-4)  # <- length + std: of the rollout, sample std
     # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
@@ -266,15 +270,15 @@ def compute_advantages(rewards, baseline, config):  # <- advantage: what the tra
 
 
 def policy_loss(logprobs, old_logprobs, advantages, mask, config):  # <- KL: dropped
-    """Per-token loss (B, T) from log-probs (B, T), advantages (B, 1) or (B, T); what to log."""
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     token_loss = -surrogate  # <- KL: dropped
     metrics = {
         "ratio": ratio,
-        "clip_low": (advantages < 0) & (ratio < 1 - config.clip_low),
-        "clip_high": (advantages > 0) & (ratio > 1 + config.clip_high),
+        "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
+        "clipped_high": (advantages > 0) & (ratio > 1 + config.clip_high),
     }
     return token_loss, metrics
 
@@ -348,9 +352,7 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     held_out = task.held_out(config.eval_problems)
     pool = task.distinct(config.pool_size, common.stream(config.seed, "pool"), "--pool_size")
     tracker = Tracker(pool, config)  # <- tracker
@@ -359,7 +361,7 @@ def train(config):
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
     )
     for step in run.steps(model, tokenizer, optimizer=optimizer, tracker=tracker):  # <- tracker
-        if step > 0:
+        if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, tracker, config, step)  # <- tracker
             run.lap("sampling")
             if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
