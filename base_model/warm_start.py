@@ -14,11 +14,11 @@ A model of 0.6M parameters cannot learn Countdown by RL alone. It first learns t
     <answer>(12+9)-12</answer>
 
 A line takes a first step, goes through what can be done with the number left, restates the target
-each time and judges. After a line without a hit the model tries again ("wait") or gives up and
-answers with its last attempt. That fork is taught as a coin (RETRY), whatever the trace does next:
-the base knows long searches, and RL has to learn to want them. The search takes one pair of
-numbers after the other and is in random order otherwise, with division last: nothing teaches which
-first step is promising, so that too is left to RL.
+each time and judges. After a line without a hit comes a retry point: the model tries again ("wait")
+or gives up and answers with its last attempt. What it does there is taught as a random choice
+(RETRY), whatever the trace does next: the base knows long searches, and RL has to learn to want
+them. The search takes one pair of numbers after the other and is in random order otherwise, with
+division last: nothing teaches which first step is promising, so that too is left to RL.
 """
 
 if __package__ != "base_model":
@@ -88,7 +88,6 @@ def make_model(tokenizer):
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="from_context",  # engine.py's
     )
     return LlamaForCausalLM(config)
 
@@ -125,7 +124,7 @@ def search_lines(problem):
 
 
 def trace(problem, rng):
-    """[(text, loss weight)] of one search; the weight is None at a fork (retry or give up)."""
+    """[(text, loss weight)] of one search; the weight is None where it retries or gives up."""
     lines = list(search_lines(problem).items())
     rng.shuffle(lines)
     pairs = {first: set(re.findall(r"\d+", first)) for first, _ in lines}
@@ -161,7 +160,7 @@ class Traces:
         self.rng = random.Random(seed)
         self.task = CountdownTask()
         self.retry = retry
-        self.fork = tokenizer.convert_tokens_to_ids(["\nwait ", "</think>"])
+        self.retry_or_stop = tokenizer.convert_tokens_to_ids(["\nwait ", "</think>"])
         self.known = {}
 
     def encode(self, text):
@@ -180,8 +179,8 @@ class Traces:
         for text, weight in trace(problem, self.rng):
             tokens = self.encode(text)
             ids += tokens
-            # At a fork the label is a coin of its own, so that the habit holds at any depth.
-            labels += tokens if weight else [self.fork[self.rng.random() >= self.retry]]
+            # At a retry point the label is drawn anew, so that the habit holds at any depth.
+            labels += tokens if weight else [self.retry_or_stop[self.rng.random() >= self.retry]]
             weights += [weight or PLAIN] * len(tokens)
         end = self.tokenizer.eos_token_id
         return [*ids, end], [*labels, end], [*weights, PLAIN]
@@ -271,7 +270,7 @@ def quality(model, tokenizer, problems, samples=16):
             counts["lines"] += len(firsts)
             counts["repeated"] += len(firsts) - len(set(firsts))
             counts["retried"] += len(firsts) - 1
-            counts["forks"] += len(firsts) - 1 + (not thought.endswith(" yes"))
+            counts["retry points"] += len(firsts) - 1 + (not thought.endswith(" yes"))
     right = torch.cat(solved)
     verdicts = counts["yes said"] + counts["no said"]
     verdicts_right = counts["yes right"] + counts["no right"]
@@ -283,7 +282,7 @@ def quality(model, tokenizer, problems, samples=16):
         "verdict no right": counts["no right"] / max(counts["no said"], 1),
         "solved": right.mean().item(),
         f"pass@{samples}": right.amax(1).mean().item(),
-        "retries after a failed line": counts["retried"] / max(counts["forks"], 1),
+        "retries after a failed line": counts["retried"] / max(counts["retry points"], 1),
         "lines that repeat a first step": counts["repeated"] / counts["lines"],
         "tokens per completion": counts["tokens"] / counts["completions"],
     }
@@ -295,7 +294,9 @@ def main():
     )
     parser.add_argument("--output_dir", default="base_model", help="where the model goes")
     parser.add_argument("--start", default="", help="model folder to go on from, not from scratch")
-    parser.add_argument("--retry", type=float, default=RETRY, help="share of forks taught as wait")
+    parser.add_argument(
+        "--retry", type=float, default=RETRY, help="share of retry points taught as wait"
+    )
     parser.add_argument("--steps", type=int, default=8000, help="optimizer steps")
     parser.add_argument("--tokens_per_batch", type=int, default=1024, help="padded tokens")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="peak")

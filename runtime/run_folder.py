@@ -1,6 +1,6 @@
 """A run's folder on disk: one owner, whole files, checkpoints that are read back.
 
-Whatever a full disk, a kill or a stranger's hand does to it ends in an InputError of one line:
+Whatever a full disk, a kill or somebody else's hand does to it ends in an InputError of one line:
 which file, what is wrong with it, and the way on. What a step is, nothing here knows.
 """
 

@@ -30,12 +30,12 @@ from trl.trainer.utils import split_tensor_dict
 import common
 from compose import composition
 from compose.rules import PRESETS
+from experiments.trl_trainer import TRAINERS, GradientCheck, make_trainer, trl_flags
 from tools import train_with_trl
-from tools.train_with_trl import TRAINERS, GradientCheck, make_trainer, trl_flags
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
 
-# What the papers state, as TRL's flags; tools/train_with_trl.py derives the same from our defaults.
+# What the papers state, as TRL's flags; experiments/trl_trainer.py derives the same.
 PAPERS = {
     "grpo": {
         "loss_type": "grpo",
@@ -288,9 +288,11 @@ def test_metrics(script):
     trl_loss(trainer, trl_batch, batch.logprobs)
     metrics = our_loss(module, config, batch, MICRO_BATCHES["whole"][0])[1]
     if script == "cispo":  # TRL counts A > 0 only, although its cap acts on both signs
-        counted = {"cispo_clip_ratio": metrics["clip_high"] & (batch.advantages[:, None] > 0)}
+        counted = {"cispo_clip_ratio": metrics["clipped_high"] & (batch.advantages[:, None] > 0)}
     else:
-        counted = {f"clip_ratio/{side}_mean": metrics[f"clip_{side}"] for side in ("low", "high")}
+        counted = {
+            f"clip_ratio/{side}_mean": metrics[f"clipped_{side}"] for side in ("low", "high")
+        }
     if "kl_ref" in metrics:
         counted["kl"] = metrics["kl_ref"]
     assert ("kl" in counted) == (trainer.beta > 0)
@@ -391,7 +393,6 @@ DEFAULTS = {field.name: field.default for field in fields(GRPOConfig)}
 OF_LOSS = ("loss_type", "scale_rewards", "beta", "epsilon", "epsilon_high")
 COMPOSED = {  # preset: what TRL has to be told
     "grpo_zero": {name: DEFAULTS[name] for name in OF_LOSS},
-    "trl_default": {name: DEFAULTS[name] for name in OF_LOSS},
     "minimal_r1_zero": {
         "loss_type": "dr_grpo",
         "scale_rewards": "none",

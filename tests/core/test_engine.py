@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 import common
 import grpo
 from countdown_task import Problem
-from runtime import engine
+from runtime import cuda_graphs, engine, kv_cache
 
 PROBLEMS = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
 CONFIG = grpo.Config(group_size=4, max_new_tokens=70, temperature=1.3)  # more than two blocks
@@ -171,13 +171,14 @@ def test_mask_ends_with_eos(llama_folder):
 def test_equal_prompts_are_read_once(llama_folder, monkeypatch):
     """A group shares its prefill, and so would two groups with the same problem."""
     model, tokenizer = common.load_model(llama_folder)
-    forward, shapes = engine.forward, []
+    forward = kv_cache.forward
+    shapes = []
 
     def watched(model, ids, *rest):
         shapes.append(tuple(ids.shape))
         return forward(model, ids, *rest)
 
-    monkeypatch.setattr(engine, "forward", watched)
+    monkeypatch.setattr(kv_cache, "forward", watched)
     generator = torch.Generator().manual_seed(0)
     problems = [PROBLEMS[0], PROBLEMS[1], PROBLEMS[0]]
     rollout = grpo.sample_groups(model, tokenizer, problems, CONFIG, generator)
@@ -201,14 +202,15 @@ def test_prompts_that_fill_their_blocks(llama_folder):
         torch.testing.assert_close(torch.stack(logits), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_another_attention_is_refused(llama_folder):
-    """With it a decoded token would see itself alone, and in a tree all rows each other."""
-    _, _, rollout = sample(llama_folder)
+def test_any_model_gets_our_attention(llama_folder):
+    """One that transformers loaded decodes as it computes by itself, though its own is another."""
     plain = unmodified(llama_folder)
-    with pytest.raises(AssertionError, match="load_model"):
-        engine.start_decoding(plain, [[5, 6, 7]])
-    with pytest.raises(AssertionError, match="load_model"):
-        grpo.over_rollout(grpo.completion_logprobs, plain, rollout, CONFIG)
+    ids = torch.arange(5, 45).view(1, -1)
+    with torch.no_grad():
+        expected = plain(ids).logits[0, 2:]
+        cache = engine.start_decoding(plain, [ids[0, :3].tolist()])
+        logits = [cache.decode(plain, ids[:, [i]])[0] for i in range(2, ids.shape[1])]
+    torch.testing.assert_close(torch.stack(logits), expected, atol=1e-4, rtol=1e-4)
 
 
 # ---- Sampling as on a GPU -----------------------------------------------------------------------
@@ -224,24 +226,24 @@ def graphs(monkeypatch):
 
     def record(self):
         corner = self.corner
-        recorded = dict(self.held)
+        recorded = dict(self.buffers)
         shapes.append((corner[0].stop, corner[2].stop))
         rows = corner[0].stop
         written = torch.full((rows, self.model.config.vocab_size), torch.nan, dtype=self.dtype)
 
         def replay():
-            now = self.held
+            now = self.buffers
             self.corner = corner
-            self.held = recorded
+            self.buffers = recorded
             written.copy_(self.logits())
-            self.held = now
+            self.buffers = now
             return written
 
         return replay
 
-    monkeypatch.setattr(engine.KVCache, "__new__", lambda *_: object.__new__(engine.GraphCache))
-    monkeypatch.setattr(engine.GraphCache, "block", 16)
-    monkeypatch.setattr(engine.DecodingStep, "record", record)
+    monkeypatch.setattr(engine, "KVCache", cuda_graphs.GraphCache)
+    monkeypatch.setattr(cuda_graphs.GraphCache, "block", 16)
+    monkeypatch.setattr(cuda_graphs.DecodingStep, "record", record)
     return shapes
 
 
@@ -292,7 +294,7 @@ def test_graphs_in_bfloat16(folder, request, graphs):
 def test_a_model_that_is_gone_takes_its_graphs_along(llama_folder, graphs):
     model, tokenizer = common.load_model(llama_folder)
     grpo.sample_groups(model, tokenizer, PROBLEMS, CONFIG, torch.Generator())
-    step = weakref.ref(engine.DecodingStep.kept[model])
+    step = weakref.ref(cuda_graphs.DecodingStep.by_model[model])
     del model
     gc.collect()
     assert step() is None

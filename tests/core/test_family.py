@@ -137,7 +137,7 @@ def test_gspo_ratio_by_hand_and_gspo_token():
         logp, a = d.clone().requires_grad_(), torch.full((1, 1), advantage).double()
         token_loss, metrics = gspo.policy_loss(logp, d * 0, d * 0, a, mask, config)
         assert metrics["ratio"].item() == pytest.approx(1.0025, abs=1e-4)
-        assert bool(metrics["clip_high"]) == (advantage > 0)  # 1.0025 is above 1.0004
+        assert bool(metrics["clipped_high"]) == (advantage > 0)  # 1.0025 is above 1.0004
         ours = gspo.aggregate_loss(token_loss + 0 * mask, mask, 1, 4, config)
         ours.backward()
         token = d.clone().requires_grad_()

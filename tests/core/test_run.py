@@ -26,7 +26,7 @@ STEPS = 2 * KILLS
 METRICS = {
     *("reward", "reward_brevity", "reward_format", "accuracy", "length", "length_right"),
     *("retry", "ratio_spread", "advantage_levels", "advantage_max", "length_wrong"),
-    *("truncated", "entropy", "clip_low", "clip_high", "ratio_min", "ratio_max"),
+    *("truncated", "entropy", "clipped_low", "clipped_high", "ratio_min", "ratio_max"),
     *("kl_ref", "grad_norm", "groups_without_signal", "completions_sampled", "tokens_sampled"),
     *("seconds", "seconds_sampling", "seconds_updating", "tokens_per_second_sampling"),
     *("tokens_per_second_updating", "peak_memory_mb"),
@@ -141,7 +141,7 @@ def test_metrics_are_complete_without_signal(tiny, tmp_path):
     (row,) = training_rows(tmp_path / "run")
     assert row["updates"] == 0 and row["groups_without_signal"] == 1
     assert row["grad_norm"] is row["ratio_max"] is None  # nothing was measured
-    assert row.keys() >= {"clip_low", "clip_high", "kl_ref", "kl_old", "ratio", "ratio_min"}
+    assert row.keys() >= {"clipped_low", "clipped_high", "kl_ref", "kl_old", "ratio", "ratio_min"}
 
 
 # ---- The same numbers again: seeds, evaluation, kill, Ctrl-C ------------------------------------

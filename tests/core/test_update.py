@@ -87,10 +87,10 @@ def loss_gradient(ratio, advantage, kl_coef=0.0):
     ("advantage", "ratio", "push", "clipped"),
     [
         (1.0, 1.0, 1.0, None),
-        (1.0, 1.5, 0.0, "clip_high"),
+        (1.0, 1.5, 0.0, "clipped_high"),
         (1.0, 0.5, 0.5, None),
         (-1.0, 1.5, -1.5, None),
-        (-1.0, 0.5, 0.0, "clip_low"),
+        (-1.0, 0.5, 0.0, "clipped_low"),
         (-1.0, 5.0, -5.0, None),  # unbounded: no dual clip
         (0.0, 1.5, 0.0, None),
     ],
@@ -100,7 +100,7 @@ def test_clip_by_hand(advantage, ratio, push, clipped):
     metrics count only tokens whose gradient it removed."""
     gradient, metrics = loss_gradient(ratio, advantage)
     assert gradient == pytest.approx(push, abs=1e-6)
-    assert {name for name in ("clip_low", "clip_high") if metrics[name]} == {clipped} - {None}
+    assert {name for name in ("clipped_low", "clipped_high") if metrics[name]} == {clipped} - {None}
 
 
 @pytest.mark.parametrize(
@@ -285,16 +285,27 @@ def test_small_updates_are_not_lost(batch):
     assert torch.stack(moved).mean() > 0.9
 
 
-def test_clipped_forks_are_counted():
-    """Three forks under the mask, two of them clipped, one on either side."""
+def test_clipped_uncertain_tokens_are_counted():
+    """Three uncertain tokens under the mask, two of them clipped, one on either side."""
     metrics = measures.TokenMetrics(torch.zeros(1, 1))
     mask = torch.tensor([[1.0, 1.0, 1.0, 1.0, 0.0]])
     entropy = torch.tensor([[0.6, 0.6, 0.1, 0.7, 0.9]])
-    low, high = torch.zeros(1, 5).bool(), torch.zeros(1, 5).bool()
+    low = torch.zeros(1, 5).bool()
+    high = torch.zeros(1, 5).bool()
+    ratio = torch.ones(1, 5)
     low[0, 0] = high[0, 2] = high[0, 3] = high[0, 4] = True
-    metrics.add({"clip_low": low, "clip_high": high}, mask, entropy)
-    assert metrics.summary()["clip_forks"] == pytest.approx(2 / 3)
-    assert measures.TokenMetrics(torch.zeros(1, 1)).summary()["clip_forks"] is None
+    metrics.add({"ratio": ratio, "clipped_low": low, "clipped_high": high}, mask, entropy)
+    assert metrics.summary()["clipped_uncertain"] == pytest.approx(2 / 3)
+    assert measures.TokenMetrics(torch.zeros(1, 1)).summary()["clipped_uncertain"] is None
+
+
+def test_a_loss_without_a_clip_or_a_ratio():
+    """A script need not clip; without the ratio the log could not say how far the policy moved."""
+    metrics = measures.TokenMetrics(torch.zeros(1, 1))
+    metrics.add({"ratio": torch.ones(1, 2)}, torch.ones(1, 2), torch.ones(1, 2))
+    assert metrics.summary()["clipped_uncertain"] == 0
+    with pytest.raises(KeyError, match=r"policy_loss: its metrics need 'ratio'"):
+        metrics.add({"weight": torch.ones(1, 2)}, torch.ones(1, 2), torch.ones(1, 2))
 
 
 def test_spread_and_levels_by_hand():
@@ -302,8 +313,7 @@ def test_spread_and_levels_by_hand():
     metrics = measures.TokenMetrics(torch.tensor([[0.5], [-0.25], [0.50001], [0.0]]))
     ratio = torch.exp(torch.tensor([[1.0, -1.0, 0.0, 7.0]]))
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    none = torch.zeros(1, 4).bool()
-    metrics.add({"ratio": ratio, "clip_low": none, "clip_high": none}, mask, torch.zeros(1, 4))
+    metrics.add({"ratio": ratio}, mask, torch.zeros(1, 4))
     found = metrics.summary()
     assert found["ratio_spread"] == pytest.approx(math.sqrt(2 / 3))
     assert (found["advantage_levels"], found["advantage_max"]) == (3, pytest.approx(0.50001))

@@ -52,8 +52,8 @@ def test_search_goes_pair_by_pair(taught):
 
 
 @pytest.mark.parametrize("retry", [warm_start.RETRY, 0.02])
-def test_the_fork_is_a_coin(taught, retry):
-    """At a fork the label is `wait` with probability `retry`, whatever the trace does next."""
+def test_retrying_is_drawn_at_random(taught, retry):
+    """At a retry point the label is `wait` with probability `retry`, whatever comes next."""
     tokenizer = warm_start.make_tokenizer()
     traces, labels = warm_start.Traces(tokenizer, 1, retry), []
     yes = tokenizer.convert_tokens_to_ids(" yes")
@@ -61,9 +61,10 @@ def test_the_fork_is_a_coin(taught, retry):
         ids, wanted, weights = traces.example(problem)
         assert len(ids) == len(wanted) == len(weights)
         for i, (token, label) in enumerate(zip(ids, wanted, strict=True)):
-            if token in traces.fork and ids[i - 1] != yes:  # after a hit there is no choice
-                assert label in traces.fork
-                labels.append(label == traces.fork[0])
+            after_hit = ids[i - 1] == yes  # there is no choice then
+            if token in traces.retry_or_stop and not after_hit:
+                assert label in traces.retry_or_stop
+                labels.append(label == traces.retry_or_stop[0])
             else:
                 assert token == label
     share = sum(labels) / len(labels)

@@ -412,7 +412,7 @@ def test_defaults_are_those_of_the_papers_but_where_said():
     stated = {
         ppo: {"gae_lambda": 1.0, "value_clip": 0.5, "clip_low": 0.2, "clip_high": 0.2},
         vapo: {"imitation_coef": 0.1, "clip_low": 0.2, "clip_high": 0.28, "gae_alpha": 0.5},
-        prime: {"process_coef": 0.05, "score": "fresh", "clip_low": 0.2, "clip_high": 0.2},
+        prime: {"process_coef": 0.05, "clip_low": 0.2, "clip_high": 0.2},
     }
     for module, expected in stated.items():
         config = module.Config()

@@ -286,8 +286,8 @@ def test_without_omega_the_turns_do_not_matter():
 
 
 def test_the_game_of_the_page_trains(llama_folder, tmp_path, monkeypatch):
-    """docs/turns.md's environment as printed: its replies and states, and two steps with it."""
-    page = (common.HERE / "docs/turns.md").read_text(encoding="utf-8")
+    """docs/lab/turns.md's environment as printed: its replies and states, and two steps with it."""
+    page = (common.HERE / "docs/lab/turns.md").read_text(encoding="utf-8")
     scope = {}
     exec(re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1], scope)
     problem = Problem((16, 1), 11)

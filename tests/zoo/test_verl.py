@@ -18,11 +18,12 @@ from transformers import AutoTokenizer
 
 import common
 from countdown_task import REWARDS, is_correct, solve
-from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments import problems
+from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
 from tests.core.test_against_trl import LENGTHS, grad, random_batch
 from tests.zoo import verl_oracle
 from tests.zoo.test_zoo import FAR, loss_of, mask_of, on_last_token, over_tokens, uneven
-from tools import problems, verl_command
+from tools import verl_command
 
 pytestmark = pytest.mark.skipif(bool(verl_oracle.why_not()), reason=verl_oracle.why_not())
 SCRIPT = pytest.mark.parametrize("script", verl_command.FLAGS)

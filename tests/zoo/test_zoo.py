@@ -153,7 +153,7 @@ def test_clip_counts_are_trls(module):
     trainer.loss(trl_batch | {"advantages": batch.advantages}, batch.logprobs)
     metrics = loss_of(module, config, batch)[1]
     for side in ("low", "high"):
-        clipped = metrics[f"clip_{side}"].double()
+        clipped = metrics[f"clipped_{side}"].double()
         weights = batch.mask if module is gmpo else torch.ones_like(clipped)
         share = ((clipped * weights).sum() / weights.sum()).item()
         (logged,) = trainer._metrics["train"][f"clip_ratio/{side}_mean"]
@@ -358,7 +358,7 @@ def clip_settings(config):
 
 def clipped_share(module, config, batch):
     metrics = loss_of(module, config, batch)[1]
-    clipped = (metrics["clip_low"] | metrics["clip_high"]) * batch.mask
+    clipped = (metrics["clipped_low"] | metrics["clipped_high"]) * batch.mask
     return (clipped.sum() / batch.mask.sum()).item()
 
 
@@ -421,7 +421,7 @@ def test_gmpo_counts_the_tokens_that_lost_their_gradient(verl):
     config, batch = gmpo.Config(kl_coef=0.0), random_batch(far=True)
     loss, metrics = loss_of(gmpo, config, batch)
     without = (grad(loss, batch) == 0) & (batch.mask > 0)
-    ours = (metrics["clip_low"] | metrics["clip_high"]) & (batch.mask > 0)
+    ours = (metrics["clipped_low"] | metrics["clipped_high"]) & (batch.mask > 0)
     assert torch.equal(ours, without)
     A = batch.advantages[:, None] * batch.mask
     _, theirs = verl.compute_policy_loss_geo_mean(
@@ -429,7 +429,7 @@ def test_gmpo_counts_the_tokens_that_lost_their_gradient(verl):
     )
     tokens = batch.mask.sum()
     for side, name in (("high", "actor/pg_clipfrac"), ("low", "actor/pg_clipfrac_lower")):
-        lost = ((metrics[f"clip_{side}"] * batch.mask).sum() / tokens).item()
+        lost = ((metrics[f"clipped_{side}"] * batch.mask).sum() / tokens).item()
         assert 0 < lost < theirs[name] - 0.01
 
 
@@ -469,7 +469,7 @@ def ratio_of(module, log_ratios, advantage, config=None):
     """(ratio, is it clipped) of one completion."""
     batch = log_ratio_batch(log_ratios, advantage)
     _, metrics = loss_of(module, config or module.Config(), batch)
-    clipped = metrics["clip_low"] | metrics["clip_high"]
+    clipped = metrics["clipped_low"] | metrics["clipped_high"]
     return metrics["ratio"].item(), bool((clipped & (batch.mask[:, : clipped.shape[1]] > 0)).any())
 
 

@@ -1,4 +1,4 @@
-"""What comes from a stranger: model folders, chat templates, data files, logs, transcripts."""
+"""Not to be trusted: model folders, chat templates, data files, logs, transcripts."""
 
 import io
 import json
