@@ -1,0 +1,12 @@
+"""All six scripts with their own defaults."""
+
+from experiments.catalogue.arm import OFTEN, Arm
+
+AXIS = "all six"
+HYPOTHESIS = (
+    "With their own defaults the six end within each other's seed noise; they differ in the "
+    "tokens they take, not in where they end."
+)
+SCRIPTS = ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo")
+ARMS = {script: Arm(script, OFTEN) for script in SCRIPTS}
+COMPARED = SCRIPTS
