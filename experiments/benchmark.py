@@ -6,7 +6,7 @@
 
 Contenders take turns within one process, with the same threads: every ratio compares neighbours
 in time. The learning rate is so small that the policy, and with it the work, stays the same; part
-of the reward is a coin, so that no contender can skip a minibatch for want of signal.
+of the reward is random, so that no contender can skip a minibatch for want of signal.
 """
 
 if __package__ != "experiments":
@@ -57,7 +57,7 @@ POLICIES = {"short": 1.0, "long": 0.55, "endless": 0.1}
 
 
 def coin(completion, problem):
-    """A reward of 0 or 1 that says nothing of the completion: every group has signal."""
+    """A random reward, 0 or 1: every group has signal."""
     return float(zlib.crc32(completion.encode()) % 2)
 
 
@@ -137,7 +137,7 @@ def trl_trainer(config, directory, callback, **options):
 
     Its defaults that would slow it down are switched off: gradient checkpointing and logging.
     """
-    from tools.train_with_trl import make_trainer
+    from experiments.trl_trainer import make_trainer  # not at the top: TRL may be missing
 
     trainer = make_trainer(
         "grpo",

@@ -25,9 +25,9 @@ from pathlib import Path
 
 import common
 from countdown_task import InputError, prompt_text
+from experiments import problems
 from runtime import options
 from runtime.run_folder import write_text
-from tools import problems
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

@@ -6,9 +6,7 @@ from countdown_task import CountdownTask
 
 def of_training(config):
     """prompts_per_step problems of each step, in order, and the task they come from."""
-    task = CountdownTask(
-        config.operands, config.max_number, config.min_target, config.max_target, config.data
-    )
+    task = CountdownTask.from_config(config)
     drawn = []
     for step in range(1, config.steps + 1):
         stream = common.stream(config.seed, "problems", step)
