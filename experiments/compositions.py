@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.arms import BUNDLES, EXPERIMENTS, alone, without
+from experiments.catalogue import EXPERIMENTS
+from experiments.catalogue.bundles import BUNDLES, alone, without
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import lopsided_weight, number, peak_memory
 
@@ -71,7 +72,7 @@ def limit(metric):
 # ---- Bundles taken apart ------------------------------------------------------------------------
 
 OWN = {  # part: (what it is there to move, a number per run)
-    "dapo:clip_width": ("% of tokens clipped from above", lambda r: 100 * over(r, "clip_high")),
+    "dapo:clip_width": ("% of tokens clipped from above", lambda r: 100 * over(r, "clipped_high")),
     "cispo:clip_width": ("KL to the sampler, 1e-3 nats", lambda r: 1e3 * over(r, "kl_old")),
     "dapo:length": ("tokens of wrong completions", lambda r: over(r, "length_wrong")),
     "dapo:kl": ("peak memory, MB", peak_memory),
@@ -126,7 +127,7 @@ def pair_report():
     """Lines of results.md on the pairs."""
     accuracies, tokens = pairs(accuracy), pairs(thousand_tokens)
     lines = [
-        "Each is `python compose.py PARENT PARENT -o mine.py`, then `python mine.py --steps 20 "
+        "Each is `python -m compose PARENT PARENT -o mine.py`, then `python mine.py --steps 20 "
         "--eval_every 20 --seed S` with seeds 1 and 2. Beside it stand its parents' default runs "
         "of the same seeds; the difference is that to their mean. Twice the noise of such a "
         f"difference is {limit(accuracy):.1f} points and {limit(thousand_tokens):.0f} thousand "

@@ -1,21 +1,16 @@
 """What the committed logs in experiments/logs/ say: curves, means, intervals over seeds."""
 
 import functools
-import json
 
 import numpy as np
 
-from experiments.arms import LOGS
+from experiments import archive
 
 
 @functools.cache
 def load(arm):
     """{seed: rows of the run}, the line about the run left out."""
-    runs = {}
-    for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        runs[rows[0]["seed"]] = rows[1:]
-    return runs
+    return {seed: archive.read(arm, seed)[1:] for seed in archive.seeds_of(arm)}
 
 
 def curve(rows, metric):
@@ -42,5 +37,8 @@ def tokens_at(rows, step):
 
 def interval(values, draws=10_000):
     """95 % percentile bootstrap interval of the mean over seeds."""
-    rng = np.random.default_rng(0)
-    return np.percentile(rng.choice(values, (draws, len(values))).mean(1), [2.5, 97.5])
+    from scipy import stats  # not at the top: whoever only reads curves need not install it
+
+    return stats.bootstrap(
+        (values,), np.mean, n_resamples=draws, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import common
+from compose.reader import HERE
 from experiments.curves import curve, interval, load, mean_over, tokens_at
 
-TABLE = common.HERE / "experiments/effects.csv"
+TABLE = HERE / "experiments/effects.csv"
 
 
 # ---- Metrics ------------------------------------------------------------------------------------
@@ -23,7 +23,7 @@ TABLE = common.HERE / "experiments/effects.csv"
 
 def clipped(row):
     """Share of tokens without gradient, or, of CISPO, with a capped weight."""
-    low, high = row.get("clip_low"), row.get("clip_high")
+    low, high = row.get("clipped_low"), row.get("clipped_high")
     return None if high is None else (low or 0) + high
 
 

@@ -28,4 +28,4 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     token_loss = -logprobs * advantages
     ratio = torch.exp(logprobs - old_logprobs)  # (B, T), logged only
     never = torch.zeros_like(ratio, dtype=torch.bool)
-    return token_loss, {"ratio": ratio, "clip_low": never, "clip_high": never}
+    return token_loss, {"ratio": ratio, "clipped_low": never, "clipped_high": never}

@@ -16,11 +16,11 @@ from runtime import engine
 
 
 def token_classes(tokenizer):
-    """{class: ids}: forks (try again or stop), numbers, operators, format (all else)."""
+    """{class: ids}: retry points (try again or stop), numbers, operators, format (all else)."""
     ids = range(len(tokenizer))
     text = {i: tokenizer.decode([i]) for i in ids}
     classes = {
-        "fork": [i for i in ids if text[i] in ("\nwait ", "</think>")],
+        "retry_point": [i for i in ids if text[i] in ("\nwait ", "</think>")],
         "number": [i for i in ids if text[i].isdigit()],
         "operator": [i for i in ids if text[i] in ("+", "-", "*", "/")],
     }
@@ -47,13 +47,13 @@ class FixedPrefixes:
     """Completions that the initial model wrote on held-out problems: where a policy is asked.
 
     The mean entropy of what a policy writes falls with every sure digit that it adds. Here the
-    prefixes stay the same, and forks are read apart from the rest: a fork is a token at which the
-    initial model had more than FORK_NATS.
+    prefixes stay the same, and base-uncertain tokens are read apart from the others: those at
+    which the initial model, the base, had an entropy above UNCERTAIN nats.
     """
 
     PROBLEMS = 64
     BUDGET = 256  # tokens each
-    FORK_NATS = 0.3
+    UNCERTAIN = 0.3
 
     def __init__(self, config):
         initial, tokenizer = common.load_model(config.model)
@@ -61,14 +61,14 @@ class FixedPrefixes:
         generator = common.torch_stream("fixed prefixes", config.seed)
         self.config = replace(config, group_size=1, max_new_tokens=self.BUDGET)
         self.rollout = grpo.sample_groups(initial, tokenizer, problems, self.config, generator)
-        self.fork = self.rollout.entropy > self.FORK_NATS  # (64, T)
-        self.rest = (self.rollout.mask > 0) & ~self.fork
+        self.uncertain = self.rollout.entropy > self.UNCERTAIN  # (64, T)
+        self.sure = (self.rollout.mask > 0) & ~self.uncertain
 
     def entropy(self, model):
         entropy = grpo.over_rollout(token_entropy, model, self.rollout, self.config)
         return {
-            "entropy_fork": entropy[self.fork].mean().item(),
-            "entropy_rest": entropy[self.rest].mean().item(),
+            "entropy_base_uncertain": entropy[self.uncertain].mean().item(),
+            "entropy_base_sure": entropy[self.sure].mean().item(),
         }
 
 
@@ -208,9 +208,10 @@ class Probes:
         mask = rest[-2]
         on = mask > 0
         ids = self.ids[:, : mask.shape[1]]
-        # CISPO's clip_high marks capped weights; it takes no gradient away.
-        zeroed = metrics.get("clip_low", torch.zeros_like(on)) | metrics["clip_high"]
-        zeroed = (zeroed & ("clip_low" in metrics)).expand_as(on)
+        zeroed = torch.zeros_like(on)
+        # CISPO's clipped_high, alone, marks capped weights; it takes no gradient away.
+        if {"clipped_low", "clipped_high"} <= metrics.keys():
+            zeroed = (metrics["clipped_low"] | metrics["clipped_high"]).expand_as(on)
         log_ratio = (logprobs - old_logprobs).detach()
         for name, members in self.classes.items():
             here = on & torch.isin(ids, torch.tensor(members))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import common
 import grpo
 from countdown_task import CountdownTask
-from experiments.arms import RARE
+from experiments.catalogue.beyond import RARE
 
 TAUGHT = CountdownTask()  # the ranges that base_model.warm_start draws from
 TRIES = 16

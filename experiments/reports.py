@@ -7,14 +7,18 @@ import re
 from collections import Counter
 
 import numpy as np
+from scipy import stats
 
-import common
+from compose.reader import HERE
 from countdown_task import printable
 from experiments import compositions
-from experiments.arms import ABLATIONS, AGED_SCRIPTS, ARMS, EXPERIMENTS, LAGS, LOGS, RATES, SCRIPTS
+from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, SCRIPTS
+from experiments.catalogue.bundles import ABLATIONS
+from experiments.catalogue.lag import AGED_SCRIPTS, LAGS, RATES
 from experiments.curves import curve, interval, load, mean_over, tokens_at
 from experiments.effects import all_measured, fell, number, pass_at, saturating_fit
-from tools import compare, diagnose
+from experiments.runs import committed
+from experiments.symptoms import findings
 
 CEILINGS = {  # experiment: what its table is headed
     "defaults": "30 steps at the defaults, 256 new tokens",
@@ -55,7 +59,8 @@ def results():
             continue
         for arm in experiment.arms:
             changes = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
-            changes += ", lines changed as in arms.py" if ARMS[arm].edits else ""
+            if ARMS[arm].edits:
+                changes += f", lines changed as in catalogue/{DEFINED_IN[arm]}.py"
             tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
             updates = [sum(row.get("updates", 0) for row in rows) for rows in load(arm).values()]
             if tokens:
@@ -151,19 +156,9 @@ def old_rollouts():
     for loss in AGED_SCRIPTS:
         cells = [load(f"aged_{loss}_{lag}_{name}").values() for lag, name in keys]
         values = [np.mean([final(rows) for rows in cell]) for cell in cells]
-        found = [f"{rank_correlation(column, values):.2f}" for column in columns]
+        found = [f"{stats.spearmanr(column, values).statistic:.2f}" for column in columns]
         lines.append(f"| {loss} | {' | '.join(found)} |")
     return lines
-
-
-def rank_correlation(a, b):
-    """Spearman's, ties at their mean rank."""
-
-    def ranks(values):
-        values = np.array(values, float)
-        return [((values < x).sum() + (values <= x).sum() - 1) / 2 for x in values]
-
-    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
 def votes():
@@ -199,7 +194,7 @@ PLANTED = {  # arm: the symptom that it was made to show
     "only_orderly": "entropy collapses",
     "stale_symmetric": "token ratios are noisy",
     "pooled_two": "reward components collide",
-    "stale_higher": "fork tokens are clipped",
+    "stale_higher": "uncertain tokens are clipped",
     "kl_0": "groups without signal",
     "seam": "reward rises, accuracy does not",
     "mixture_token": "policy far from the start",
@@ -209,12 +204,13 @@ PLANTED = {  # arm: the symptom that it was made to show
 
 def diagnoses():
     """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
-    found = {}
-    for arm in (*PLANTED, *SCRIPTS):
-        for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl")):
-            script, training, _ = diagnose.read_run(path)
-            shown = [f.symptom for f in diagnose.findings(script, training) if f.shown]
-            found.setdefault(arm, []).append(shown)
+    found = {
+        arm: [
+            [finding.symptom for finding in findings(run.script, run.training) if finding.shown]
+            for run in committed(arm)
+        ]
+        for arm in (*PLANTED, *SCRIPTS)
+    }
     lines = ["", "## Diagnosis: hits and false alarms", ""]
     lines += [
         "`tools/diagnose.py` on runs that were made to show a symptom, and on the default runs of "
@@ -225,14 +221,14 @@ def diagnoses():
         "|---|---|---|---|",
     ]
     for arm, symptom in PLANTED.items():
-        runs = found.get(arm, [])
+        runs = found[arm]
         others = Counter(name for shown in runs for name in shown if name != symptom)
         also = ", ".join(f"{name} ({count})" for name, count in others.most_common())
         hits = sum(symptom in shown for shown in runs)
         lines.append(f"| {arm} | {symptom} | {hits} of {len(runs)} | {also or '-'} |")
     lines += ["", "| default run | symptoms shown |", "|---|---|"]
     for arm in SCRIPTS:
-        counts = Counter(name for shown in found.get(arm, []) for name in shown)
+        counts = Counter(name for shown in found[arm] for name in shown)
         text = ", ".join(f"{name} ({count} of {len(found[arm])})" for name, count in counts.items())
         lines.append(f"| {arm}.py | {text or 'none'} |")
     return lines
@@ -262,7 +258,7 @@ def transcripts():
 
     titles = {arm: f"{arm}.py" for arm in SCRIPTS} | {
         "hot_token": "A failed run: grpo.py, 16 updates per rollout at 1e-3 (hot_token)",
-        "seam": "A reward that believes the claim (seam)",
+        "seam": "An exploitable reward, which believes the claim (seam)",
         "first_grpo": "Only the first line is paid, under 1/|o| (first_grpo)",
         "first_dr_grpo": "Only the first line is paid, under a constant (first_dr_grpo)",
         "aha_020": "A base that seldom tries again (aha_020)",
@@ -296,7 +292,7 @@ def ranges(asked):
     comment, _, _ = asked[0].partition("\n")
     first, _, last = asked["steps"].partition("-")
     arms = asked["arms"].split()
-    runs = {arm: compare.committed(arm) for arm in arms}
+    runs = {arm: committed(arm) for arm in arms}
     lines = [f"| steps {asked['steps']} | {' | '.join(arms)} |", "|---" * (len(arms) + 1) + "|"]
     for metric in asked["metrics"].split():
         cells = []
@@ -309,8 +305,8 @@ def ranges(asked):
 
 
 def main():
-    folder = common.HERE / "experiments"
-    page = common.HERE / "docs/solutions.md"
+    folder = HERE / "experiments"
+    page = HERE / "docs/solutions.md"
     page.write_text(solutions(page.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "results.md").write_text(results(), encoding="utf-8")
     (folder / "transcripts.md").write_text(transcripts(), encoding="utf-8")

@@ -5,8 +5,9 @@
     python -m experiments.run --only kl clip_width      # some experiments
     python -m experiments.run --one grpo --seed 3       # one run
 
-Each run takes one thread and is watched by probes. Complete runs leave a small log in
-experiments/logs/ and are skipped; runs that were cut off are resumed.
+Each run takes one thread and is watched by probes. A complete run leaves a small log in its
+experiment's zip in experiments/logs/ and is skipped; `python -m tools.diagnose grpo-seed3` looks at
+it. A run that was cut off is resumed.
 """
 
 if __package__ != "experiments":
@@ -22,18 +23,18 @@ import sys
 import time
 from types import SimpleNamespace
 
-import torch
-
-import common
 from compose import composition
-from compose.reader import source_of
+from compose.reader import HERE, file_of, source_of
 from countdown_task import REWARDS
-from experiments.arms import ARMS, EXPERIMENTS, LOGS, MORE_REWARDS, SCRIPTS, SEEDS, SELDOM
-from experiments.lag import OldSampler
-from experiments.probes import Probes, pass_at_k
-from runtime import run_folder, session
+from experiments import archive
+from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS
+from experiments.catalogue.aha import SELDOM
+from experiments.catalogue.arm import SEEDS
+from experiments.rewards import MORE_REWARDS
 
-RUNS = common.HERE / "runs/experiments"
+# What loads torch is imported by the functions that run something: --list takes no second.
+
+RUNS = HERE / "runs/experiments"
 # Arms whose last model is sampled 16 times a problem; of two of them the first model too.
 BEYOND = [arm for arm in ARMS if arm.startswith("beyond_")]
 PASS_AT_16 = (*SCRIPTS, *BEYOND)
@@ -43,14 +44,22 @@ TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes
 
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
+    from experiments.lag import OldSampler
+    from experiments.probes import Probes
+    from runtime import session
+
     REWARDS.update(MORE_REWARDS)
     if arm.parts:
         RUNS.mkdir(parents=True, exist_ok=True)
         module = composition.module_of(arm.parts, RUNS)
     elif arm.edits:
-        module = composition.load(edited(arm))
+        source = edited(arm)
+        RUNS.mkdir(parents=True, exist_ok=True)
+        path = RUNS / f"edited-{hashlib.sha256(source.encode()).hexdigest()[:8]}.py"
+        path.write_text(source, encoding="utf-8")
+        module = composition.load(path)
     else:
-        module = composition.load(common.HERE / f"{arm.script.replace('.', '/')}.py")
+        module = composition.load(file_of(arm.script))
     for name, source in arm.swap.items():
         setattr(module, name, getattr(importlib.import_module(source), name))
     if arm.lag:
@@ -69,31 +78,34 @@ def prepare(arm):
 
 
 def edited(arm):
-    """The file of an arm's script with its edits made; each is to be found once."""
+    """The source of an arm's script with its edits made; each is to be found once."""
     source = source_of(arm.script)
     for old, new in arm.edits.items():
         if source.count(old) != 1:
             raise SystemExit(f"{arm.script}: not once in it: {old}")
         source = source.replace(old, new)
-    RUNS.mkdir(parents=True, exist_ok=True)
-    path = RUNS / f"edited-{hashlib.sha256(source.encode()).hexdigest()[:8]}.py"
-    path.write_text(source, encoding="utf-8")
-    return path
+    return source
 
 
 def prepare_model(names):
     """The base that seldom tries again is not committed: it is made when an arm asks for it."""
-    model = common.HERE / SELDOM["model"]
+    model = HERE / SELDOM["model"]
     wanted = any(ARMS[name].flags.get("model") == SELDOM["model"] for name in names)
     if wanted and not (model / "tokenizer.json").exists():
         command = "-m base_model.warm_start --start base_model --retry 0.02 --steps 400"
         command += f" --learning_rate 1e-3 --output_dir {model}"
         print(f"making {SELDOM['model']}, a minute: python {command}", flush=True)
-        subprocess.run([sys.executable, *command.split()], cwd=common.HERE, check=True)
+        subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
 
 
 def run_one(name, seed):
     """One run with probes; its small log is written last."""
+    import torch
+
+    import common
+    from experiments.probes import pass_at_k
+    from runtime import run_folder
+
     torch.set_num_threads(1)
     prepare_model([name])
     arm = ARMS[name]
@@ -117,9 +129,8 @@ def run_one(name, seed):
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     head |= {"parts": arm.parts} if arm.parts else {}
     head |= {"edits": arm.edits} if arm.edits else {}
-    LOGS.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(shorten(row)) for row in [head, *rows]]
-    run_folder.write_text(LOGS / f"{name}-seed{seed}.jsonl", "\n".join(lines) + "\n")
+    archive.save(name, seed, [json.dumps(shorten(row)) for row in [head, *rows]])
+    print(f"{name}-seed{seed} is in {archive.zip_of(name)}")
 
 
 def shorten(value):
@@ -154,7 +165,7 @@ def run_all(todo, jobs):
                     str(seed),
                 ]
                 process = subprocess.Popen(
-                    command, cwd=common.HERE, stdout=out, stderr=out, env=environment
+                    command, cwd=HERE, stdout=out, stderr=out, env=environment
                 )
             running[process] = f"{name}-seed{seed}"
         time.sleep(1)
@@ -184,16 +195,18 @@ def main():
         return run_one(args.one, args.seed)
     arms = list(dict.fromkeys(arm for name in args.only for arm in EXPERIMENTS[name].arms))
     wanted = [(arm, seed) for seed in args.seeds for arm in arms if seed in ARMS[arm].seeds]
-    todo = [run for run in wanted if not (LOGS / f"{run[0]}-seed{run[1]}.jsonl").exists()]
+    done = {arm: archive.seeds_of(arm) for arm in arms}
+    todo = [(arm, seed) for arm, seed in wanted if seed not in done[arm]]
     if args.list:
         for name in args.only:
             experiment = EXPERIMENTS[name]
             print(f"{name} ({experiment.axis})\n  {experiment.hypothesis}")
             for arm in experiment.arms:
                 seeds = ARMS[arm].seeds
-                done = sum((LOGS / f"{arm}-seed{s}.jsonl").exists() for s in seeds)
-                swapped = "".join(f", {k} of {v}" for k, v in ARMS[arm].swap.items())
-                print(f"  {arm:16s} {done}/{len(seeds)}  {ARMS[arm].command(1)}{swapped}")
+                there = len(set(seeds) & set(done[arm]))
+                changes = "".join(f", {k} of {v}" for k, v in ARMS[arm].swap.items())
+                changes += ", lines changed" if ARMS[arm].edits else ""
+                print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(1)}{changes}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
     prepare_model([name for name, _ in todo])

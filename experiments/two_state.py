@@ -11,16 +11,15 @@ tokens. E[s_k] = 0: where w does not depend on |o|, the length stays. 1/|o| is s
 larger, and A < 0: theta grows.
 """
 
-from math import comb
-
 import numpy as np
+from scipy import stats
 
 
 def advantage_of_wrong(p, group_size, by_std=True):
     """Mean advantage of a wrong completion: m of the other G - 1 are right, m binomial (p)."""
     G = group_size
     m = np.arange(G)
-    chance = np.array([comb(G - 1, n) * p**n * (1 - p) ** (G - 1 - n) for n in m])
+    chance = stats.binom.pmf(m, G - 1, p)
     mean = m / G
     std = np.sqrt(G / (G - 1) * mean * (1 - mean)) if by_std else np.ones(G)
     return float((chance * -mean / (std + 1e-4 * by_std)).sum())

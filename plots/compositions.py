@@ -1,11 +1,12 @@
 """Pairs of scripts against their parents, and two bundles taken apart.
 
-Drawn by `python -m plots.make_figures`; what it means is in docs/compose.md.
+Drawn by `python -m plots.make_figures`; what it means is in docs/lab/compositions.md.
 """
 
 import numpy as np
 
-from experiments.arms import BUNDLES, PARTS
+from experiments.catalogue.bundles import BUNDLES
+from experiments.catalogue.pairs import PARTS
 from experiments.compositions import (
     SHARED,
     accuracy,

@@ -1,6 +1,6 @@
 """What a critic knows, what it takes from the gradient's noise, and what a reward model has seen.
 
-Drawn by `python -m plots.make_figures`; what it means is in docs/just_ppo.md.
+Drawn by `python -m plots.make_figures`; what it means is in docs/lab/just_ppo.md.
 """
 
 import json

@@ -1,12 +1,13 @@
 """The failure curves, measured: length, entropy, the take-off, old rollouts, ceilings.
 
-Drawn by `python -m plots.make_figures`; what they mean is in docs/failure_curves.md.
+Drawn by `python -m plots.make_figures`; what they mean is in docs/lab/failure_curves.md.
 """
 
 import numpy as np
 
 from experiments import two_state
-from experiments.arms import LAGS, RATES, SCRIPTS
+from experiments.catalogue import SCRIPTS
+from experiments.catalogue.lag import LAGS, RATES
 from experiments.curves import curve, interval, load, mean_over
 from experiments.effects import pass_at
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
@@ -17,7 +18,7 @@ LENGTH = {  # arm: label
     "first_token_mean": "token mean, std",
     "first_constant": "constant, std",
     "first_dr_grpo": "constant, no std (dr_grpo.py)",
-    "coin_grpo": "1/|o|, std, paid by a coin",
+    "coin_grpo": "1/|o|, std, random reward",
 }
 COIN = {
     "coin_tight_below": "0.05 / 0.2",
@@ -46,16 +47,16 @@ def draw_failures():
         draw_band(length, arm, "length_wrong", label, index)
     length.set(title="length of wrong completions", xlabel="step", ylabel="tokens", ylim=(0, None))
     for index, (arm, label) in enumerate(COIN.items()):
-        draw_band(entropy, arm, "entropy_fork", label, index)
-    entropy.set(title="entropy at forks, paid by a coin", xlabel="step", ylabel="nats per token")
+        draw_band(entropy, arm, "entropy_base_uncertain", label, index)
+    entropy.set(title="entropy of base-uncertain tokens", xlabel="step", ylabel="nats per token")
     legend(length)
     entropy.legend(title="clipped below / above 1", frameon=False, fontsize=8)
     save(
         figure,
         "failures",
         f"Mean of {seeds_of(*LENGTH, *COIN)} and its 95 % bootstrap interval; no KL. Left: only an "
-        "answer in the first line is paid, 4 updates per rollout.\nRight: 16 updates per rollout; "
-        "clip below / above; forks of 64 fixed completions of the base.\n"
+        "answer in the first line is paid, 4 updates per rollout.\nRight: a random reward, 16 "
+        "updates per rollout; clip below / above; in 64 fixed completions of the base.\n"
         "python -m experiments.run --only length_inflation coin_entropy",
     )
 

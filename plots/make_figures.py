@@ -12,10 +12,9 @@ import textwrap
 
 import numpy as np
 
-import common
-from compose.reader import coordinates
-from experiments.arms import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
+from compose.reader import HERE, coordinates, source_of
 from experiments.benchmark import MORE_TURNS
+from experiments.catalogue import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
 from experiments.curves import interval, load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
 from plots import compositions, critics, failures, turns
@@ -151,8 +150,7 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
 
 def draw_map(scripts, tracks, name, title):
     """Six tracks; each script's mark lies where its docstring says that it is."""
-    files = {arm: common.HERE / f"{ARMS[arm].script.replace('.', '/')}.py" for arm in scripts}
-    found = {arm: coordinates(file.read_text(encoding="utf-8")) for arm, file in files.items()}
+    found = {arm: coordinates(source_of(ARMS[arm].script)) for arm in scripts}
     longest = max(map(len, tracks.values()))  # places on a track
     figure, axes = plt.subplots(figsize=(max(9, 1.7 * longest), 7), layout="constrained")
     for row, (axis, track) in enumerate(tracks.items()):
@@ -186,12 +184,12 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         ],
     ),
     (
-        "clip: forks without gradient",
-        "share of fork tokens",
+        "clip: retry points without gradient",
+        "share of retry points",
         [
-            ("stale_ppo_clip", "zeroed_fork", "PPO's clip"),
+            ("stale_ppo_clip", "zeroed_retry_point", "PPO's clip"),
             ("stale_ppo_clip", "zeroed_number", "PPO's clip, numbers"),
-            ("stale_cispo", "zeroed_fork", "CISPO"),
+            ("stale_cispo", "zeroed_retry_point", "CISPO"),
         ],
     ),
     (
@@ -351,7 +349,10 @@ def draw_clip_width():
         ("stale_higher", "0.2 / 0.28"),
         ("stale_wide", "0.2 / 1.0"),
     ]
-    shown = (("retry", "retries at a fork", "share"), ("entropy", "entropy", "nats per token"))
+    shown = (
+        ("retry", "retries", "share of retry points"),
+        ("entropy", "entropy", "nats per token"),
+    )
     for axes, (metric, title, unit) in zip(grid[:2], shown, strict=True):
         for index, (arm, label) in enumerate(arms):
             draw_seeds(axes, arm, metric, label, index)
@@ -412,18 +413,18 @@ def draw_accuracy():
 
 
 def draw_symptoms():
-    """Entropy where one order of search pays and where training breaks; a reward with a seam."""
-    figure, (entropy, seam) = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
+    """Entropy where one order of search pays and where training breaks; an exploitable reward."""
+    figure, (entropy, reward) = plt.subplots(1, 2, figsize=(8, 3.5), layout="constrained")
     draw_seeds(entropy, "kl_0", "entropy", "4 updates, 2e-4", 0)
     draw_seeds(entropy, "stale_symmetric", "entropy", "16 updates, 5e-4", 1)
     draw_seeds(entropy, "hot_token", "entropy", "16 updates, 1e-3: breaks", 2)
     draw_seeds(entropy, "only_orderly", "entropy", "4 updates, paid for one order", 3)
-    draw_seeds(seam, "seam", "reward_claim", "reward: claims to be right", 0)
-    draw_seeds(seam, "seam", "accuracy", "is right", 1)
+    draw_seeds(reward, "seam", "reward_claim", "reward: claims to be right", 0)
+    draw_seeds(reward, "seam", "accuracy", "is right", 1)
     entropy.set(title="entropy (grpo.py, no KL)", xlabel="step", ylabel="nats per token")
     entropy.set_ylim(0, 0.21)  # room for the legend
-    seam.set(title="a reward with a seam", xlabel="step", ylabel="share of completions")
-    for axes in (entropy, seam):
+    reward.set(title="an exploitable reward", xlabel="step", ylabel="share of completions")
+    for axes in (entropy, reward):
         legend(axes)
     arms = ("kl_0", "stale_symmetric", "hot_token", "only_orderly", "seam")
     save(
@@ -464,7 +465,7 @@ def draw_summary(measured):
 
 def draw_speed():
     """Ratios to TRL, model.generate and the plain update; and growth."""
-    report = json.loads((common.HERE / "experiments/benchmark.json").read_text())
+    report = json.loads((HERE / "experiments/benchmark.json").read_text())
     figure, grid = plt.subplots(1, 4, figsize=(12, 4.6), layout="constrained")
     bars = [(f"step, {name}\nagainst TRL", entry) for name, entry in report["step"].items()]
     for phase, other in (("rollout", "generate"), ("update", "plain padded")):

@@ -6,11 +6,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-import common
+from compose.reader import HERE
 from countdown_task import InputError
 from experiments.curves import curve, load
 
-FIGURES = common.HERE / "plots/figures"
+FIGURES = HERE / "plots/figures"
 # Okabe and Ito's colours, told apart by the colour-blind; line styles for print.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 STYLES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1))]

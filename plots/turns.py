@@ -1,6 +1,6 @@
 """What turns are worth: one problem's step groups as a tree, and over training.
 
-What it means is in docs/turns.md.
+What it means is in docs/lab/turns.md.
 
 Drawn by `python -m plots.make_figures`.
 """

@@ -4,30 +4,28 @@
     python -m tools.compare runs/exercise --committed grpo        # and five committed seeds
     python -m tools.compare runs/exercise runs/other --steps 6-10
 
+A run is its directory, or a committed run by its name, such as grpo-seed1 (experiments/logs/).
 A number is the mean over the last quarter of the steps that all runs have, or over --steps. A
 difference is that to the first run. Its noise is twice its standard error over those steps: runs
 with the same seed see the same problems, step by step. Held-out accuracy is that of the first
-run's last evaluation in those steps, and of the others' at the same step. Committed arms are named
-in experiments/arms.py; five seeds of one say how far chance alone goes.
+run's last evaluation in those steps, and of the others' at the same step. Committed arms are
+those of `python -m experiments.run --list`; five seeds of one say how far chance alone goes.
 """
 
 if __package__ != "tools":
     raise SystemExit("run it from the repository's folder: python -m tools.compare RUN RUN")
 
 import argparse
-import difflib
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 from countdown_task import InputError, printable
-from experiments.arms import ARMS, LOGS
 from experiments.curves import curve
 from experiments.effects import number
+from experiments.runs import committed, read
 from plots.style import COLOURS, STYLES, check_picture, plt
-from tools.diagnose import read_run
 
 METRICS = {  # metric: its title
     "accuracy": "right completions",
@@ -38,12 +36,12 @@ METRICS = {  # metric: its title
     "length_wrong": "tokens if wrong",
     "truncated": "cut off by the budget",
     "entropy": "entropy, nats",
-    "entropy_fork": "entropy at forks, nats",  # of experiments only
+    "entropy_base_uncertain": "entropy, base-uncertain tokens",  # of experiments only
     "retry": "failed lines tried again",
     "ratio_spread": "spread of the log-ratio",
-    "clip_low": "clipped from below",
-    "clip_high": "clipped from above",
-    "clip_forks": "fork tokens clipped",
+    "clipped_low": "clipped from below",
+    "clipped_high": "clipped from above",
+    "clipped_uncertain": "uncertain tokens clipped",
     "kl_old": "KL to the sampler, nats",
     "kl_ref": "KL to the initial model, nats",
     "advantage_levels": "distinct advantages",
@@ -52,40 +50,6 @@ METRICS = {  # metric: its title
     "tokens_sampled": "tokens sampled in a step",
     "grad_norm": "gradient norm",
 }
-
-# Of the scripts' own ratios; logs from before `ratio_spread` have it under the probes' names.
-PROBED_SPREAD = {
-    **dict.fromkeys(("grpo", "dr_grpo", "dapo", "gdpo", "cispo"), "log_ratio_rms"),
-    "gspo": "sequence_log_ratio_rms",
-    "rloo": "product_log_ratio_rms",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run's rows: training steps and evaluations, each a dict of numbers."""
-
-    name: str
-    rows: list[dict]
-
-    def over(self, metric, first, last):
-        """The metric's values in these steps; of evaluations the last one only."""
-        here = [row for row in self.rows if first <= row["step"] <= last]
-        values = [row[metric] for row in here if row.get(metric) is not None]
-        return values[-1:] if metric.startswith("eval_") else values
-
-    def last_evaluation(self, first, last):
-        """The last of these steps that has an evaluation; `last` if none has."""
-        steps = [row["step"] for row in self.rows if "eval_accuracy" in row]
-        return max((step for step in steps if first <= step <= last), default=last)
-
-
-def read(path):
-    """The run in a directory or log; InputError if there is none."""
-    script, training, evaluations = read_run(path, shortest=1)
-    for row in training:
-        row.setdefault("ratio_spread", row.get(PROBED_SPREAD.get(script)))
-    return Run(printable(path), training + evaluations)
 
 
 def window(runs, asked):
@@ -103,14 +67,6 @@ def window(runs, asked):
     if end > last:
         raise InputError(f"--steps {asked}: the shortest run has {last} steps")
     return begin, end
-
-
-def committed(arm):
-    """The committed runs of an arm, by seed; InputError if there is no such arm."""
-    if arm not in ARMS:
-        near = ", ".join(difflib.get_close_matches(arm, ARMS)) or "none is near"
-        raise InputError(f"--committed {arm}: no arm of experiments/arms.py ({near})")
-    return [read(path) for path in sorted(LOGS.glob(f"{arm}-seed*.jsonl"))]
 
 
 def difference(values, base):
@@ -203,7 +159,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or logs")
+    parser.add_argument("runs", nargs="+", help="run directories, or committed runs: ARM-seedN")
     parser.add_argument("--committed", nargs="+", default=[], metavar="ARM", help="arms as bands")
     parser.add_argument("--steps", help="to average over, such as 6-10")
     parser.add_argument("--figure", type=Path, default=Path("comparison.png"), help="the picture")

@@ -1,7 +1,7 @@
 """Reads a run and says which symptoms it shows, how sure that is, and which axis to move.
 
-    python -m tools.diagnose runs/grpo-seed1                          # a run of any script
-    python -m tools.diagnose experiments/logs/hot_token-seed1.jsonl   # a log of experiments.run
+    python -m tools.diagnose runs/grpo-seed1    # a run of any script
+    python -m tools.diagnose hot_token-seed1    # a committed run, in experiments/logs/
 
 Every symptom is a number with a threshold, both printed. The first quarter of the run is compared
 with the last. The panels go to diagnosis.png in the run directory (--figure to put them elsewhere).
@@ -14,289 +14,14 @@ if __package__ != "tools":
 
 import argparse
 import contextlib
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 from compose import composition
 from countdown_task import InputError, printable
 from experiments.curves import curve
+from experiments.runs import read
+from experiments.symptoms import SHORTEST, SYMPTOMS, Quarters, component_names, findings
 from plots.style import COLOURS, STYLES, check_picture, legend, plt
-from runtime.run_folder import read_jsonl
-
-VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
-SHORTEST = 8  # training steps; a quarter of fewer is noise
-NEEDED = {"step", "reward", "accuracy", "length", "entropy"}  # in the row of a training step
-
-
-@dataclass(frozen=True)
-class Finding:
-    symptom: str
-    shown: bool
-    evidence: str
-
-
-def read_run(path, shortest=SHORTEST):
-    """(script, training rows, evaluation rows) of a run directory or of an experiment's log.
-
-    Rows hold numbers only. InputError if it is no such log, or of fewer steps than `shortest`.
-    """
-    log = path / "metrics.jsonl" if path.is_dir() else path
-    if not log.is_file():
-        raise InputError(f"{path}: no run here; name a directory with metrics.jsonl, or a log")
-    rows = read_jsonl(log)
-    head = {}
-    if rows and "step" not in rows[0]:  # of an experiment's log
-        head = rows.pop(0)
-    elif path.is_dir():
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            head = dict(json.loads((path / "config.json").read_text(encoding="utf-8")))
-    script = printable(head.get("script", "?")).rpartition(".")[2]  # zoo.rloo is a rloo
-    rows = [
-        {printable(key): value for key, value in row.items() if is_number(value)} for row in rows
-    ]
-    training = [row for row in rows if row.keys() >= NEEDED and row["length"] > 0]
-    if len(training) < shortest:
-        raise InputError(
-            f"{path}: {len(training)} training steps logged, at least {shortest} are needed"
-        )
-    return script, training, [row for row in rows if row.keys() >= {"step", "eval_accuracy"}]
-
-
-def is_number(value):
-    """Of a size that can be computed with; a log may be a stranger's."""
-    return isinstance(value, int | float) and abs(value) < 1e30
-
-
-class Quarters:
-    """Means of metrics over the first and the last quarter of a run."""
-
-    def __init__(self, rows):
-        self.rows = rows
-        self.size = max(3, len(rows) // 4)
-
-    def mean(self, metric, rows):
-        values = [row[metric] for row in rows if row.get(metric) is not None]
-        return fmean(values) if values else None
-
-    def first(self, metric):
-        return self.mean(metric, self.rows[: self.size])
-
-    def second(self, metric):
-        return self.mean(metric, self.rows[self.size : 2 * self.size])
-
-    def last(self, metric):
-        return self.mean(metric, self.rows[-self.size :])
-
-    def whole(self, metric):
-        return self.mean(metric, self.rows)
-
-    def best(self, metric):
-        """The largest mean over a quarter's length of steps."""
-        values = [row[metric] for row in self.rows]
-        return max(fmean(values[i : i + self.size]) for i in range(len(values) - self.size + 1))
-
-    def gain(self, metric):
-        first, last = self.first(metric), self.last(metric)
-        return 0.0 if first is None or last is None else last - first
-
-
-def length_without_accuracy(q, script):
-    changes = []
-    for then in (q.first, q.second):
-        growth = q.last("length") / then("length")
-        gain = q.last("accuracy") - then("accuracy")
-        changes.append((gain < 0.05, growth, gain))
-    stuck, growth, gain = max(changes)  # the greatest growth without a gain, if there is one
-    return (
-        stuck and growth > 1.25,
-        f"tokens per completion x {growth:.2f} (threshold 1.25) while accuracy moves by "
-        f"{100 * gain:+.0f} points (threshold 5)",
-    )
-
-
-def entropy_collapse(q, script):
-    left = q.last("entropy") / max(q.first("entropy"), 1e-9)
-    text = f"{100 * left:.0f} % of the first quarter's entropy is left (threshold 60 %)"
-    return left < 0.6, text
-
-
-def noisy_ratios(q, script):
-    kl = q.whole("kl_old") or 0.0
-    largest = q.whole("ratio_max") or 1.0
-    text = f"KL to the policy that sampled {kl:.1e} (threshold 1e-3), largest ratio {largest:.1f}"
-    return kl > 1e-3, text
-
-
-def component_names(rows):
-    """The reward components of a run; reward_auc is of prime.py's reward model."""
-    names = {key for row in rows for key in row if key.startswith("reward_")}
-    return sorted(names - {"reward_auc", "reward_auc_seen"})
-
-
-def colliding_components(q, script):
-    names = [name for name in component_names(q.rows) if all(name in row for row in q.rows)]
-    up = [name for name in names if q.gain(name) > 0.05]
-    stuck = [name for name in names if q.gain(name) < 0.03 and q.first(name) < 0.9]
-    moves = ", ".join(f"{name[7:]} {q.first(name):.2f} -> {q.last(name):.2f}" for name in names)
-    if script == "ttrl":
-        moves = moves.replace("answer", VOTE)
-    limits = "(thresholds: one up by 0.05, one that began below 0.9 not by 0.03)"
-    return bool(up and stuck), f"{moves or 'one component'} {limits}"
-
-
-def clipped_forks(q, script):
-    share = q.first("clip_forks")
-    if share is None:
-        return False, "not logged"
-    if script in ("cispo", "gspo", "rloo"):  # one caps weights, two stop whole completions
-        return False, f"{script}.py's clip does not single out tokens"
-    text = f"{100 * share:.1f} % of fork tokens clipped in the first quarter (threshold 2 %)"
-    return share > 0.02, text
-
-
-def no_signal(q, script):
-    share = q.last("groups_without_signal")
-    if share is None:
-        return False, "not logged: one completion per problem is no group"
-    text = f"{100 * share:.0f} % of the groups in the last quarter (threshold 30 %)"
-    if script == "rloo":
-        text += "; the KL in the reward is all that they train on"
-    return share > 0.3, text
-
-
-def reward_without_accuracy(q, script):
-    reward, accuracy = q.gain("reward"), q.gain("accuracy")
-    name = f"reward for {VOTE}" if script == "ttrl" else "reward"
-    text = f"{name} {reward:+.2f} (threshold 0.05), accuracy {accuracy:+.2f} (threshold: a third)"
-    return reward > 0.05 and accuracy < reward / 3, text
-
-
-def far_from_start(q, script):
-    kl = q.last("kl_ref")
-    if kl is None:
-        return False, "not logged: this script has no reference model"
-    return kl > 0.2, f"KL to the initial model {kl:.3f} in the last quarter (threshold 0.2)"
-
-
-def cut_off(q, script):
-    share = q.last("truncated")
-    if share is None:
-        return False, "not logged"
-    text = f"{100 * share:.0f} % of the completions in the last quarter (threshold 25 %)"
-    return share > 0.25, text
-
-
-def breaking(q, script):
-    fall = q.best("accuracy") - q.last("accuracy")
-    return fall > 0.06, f"accuracy {100 * fall:.0f} points below its best (threshold 6)"
-
-
-@dataclass(frozen=True)
-class Symptom:
-    """How it is tested, what to move, and the panel that shows it."""
-
-    test: Callable  # (quarters, script) -> (shown, evidence)
-    lever: str
-    part: str | None  # the lever as a part for compose.py
-    panel: str  # title: what is drawn
-    metrics: tuple[str, ...]  # drawn; none: all reward components
-    threshold: Callable | None = None  # quarters -> the value that is drawn as a line
-
-
-SYMPTOMS = {  # by urgency: what makes the rest meaningless stands first
-    "training breaks": Symptom(
-        breaking,
-        "nothing yet: smaller steps first (--learning_rate, --minibatches), then look again",
-        None,
-        "right completions",
-        ("accuracy",),
-        lambda q: q.best("accuracy") - 0.06,
-    ),
-    "reward rises, accuracy does not": Symptom(
-        reward_without_accuracy,
-        "no axis: the reward; read samples.jsonl and close the seam, or let a verifier judge "
-        "where a vote did",
-        None,
-        "reward and accuracy",
-        ("reward", "accuracy", "eval_accuracy"),
-    ),
-    "completions are cut off": Symptom(
-        cut_off,
-        "no axis: a larger --max_new_tokens; or sampling: dapo.py's overlong punishment",
-        "dapo:sampling",
-        "completions cut off by the budget",
-        ("truncated",),
-        lambda q: 0.25,
-    ),
-    "length grows without accuracy": Symptom(
-        length_without_accuracy,
-        "length + std: dr_grpo.py or dapo.py's token mean; sampling: dapo.py's overlong punishment",
-        "dr_grpo:length_std",
-        "tokens per completion",
-        ("length", "length_right", "length_wrong"),
-        lambda q: 1.25 * q.first("length"),
-    ),
-    "entropy collapses": Symptom(
-        entropy_collapse,
-        "clip width: dapo.py's clip-higher; KL: grpo.py",
-        "dapo:clip_width",
-        "entropy, nats",
-        ("entropy",),
-        lambda q: 0.6 * q.first("entropy"),
-    ),
-    "token ratios are noisy": Symptom(
-        noisy_ratios,
-        "granularity: gspo.py or zoo/gmpo.py; or fewer --minibatches, or a smaller --learning_rate",
-        "gspo",
-        "KL to the policy that sampled, nats",
-        ("kl_old",),
-        lambda q: 1e-3,
-    ),
-    "reward components collide": Symptom(
-        colliding_components,
-        "advantage: gdpo.py; then the weights",
-        "gdpo",
-        "reward components",
-        (),
-    ),
-    "fork tokens are clipped": Symptom(
-        clipped_forks,
-        "clip width: dapo.py's clip-higher, or cispo.py",
-        "cispo:clip_width",
-        "share of tokens clipped",
-        ("clip_low", "clip_high", "clip_forks"),
-        lambda q: 0.02,
-    ),
-    "groups without signal": Symptom(
-        no_signal,
-        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
-        "dapo:sampling",
-        "groups without signal",
-        ("groups_without_signal",),
-        lambda q: 0.3,
-    ),
-    "policy far from the start": Symptom(
-        far_from_start,
-        "KL: a larger --kl_coef; fewer --minibatches",
-        None,
-        "KL to the initial model, nats",
-        ("kl_ref",),
-        lambda q: 0.2,
-    ),
-}
-
-
-def findings(script, rows):
-    """All symptoms, shown or not, of a run's training rows."""
-    quarters = Quarters(rows)
-    found = []
-    for name, symptom in SYMPTOMS.items():
-        shown, evidence = symptom.test(quarters, script)
-        found.append(Finding(name, shown, evidence))
-    return found
 
 
 def composed(script, found):
@@ -318,14 +43,14 @@ def composed(script, found):
     return parts
 
 
-def draw(title, training, evaluations, found, path):
+def draw(title, run, found, path):
     """One panel for each symptom with its threshold, those that are shown in an orange frame."""
-    quarters = Quarters(training)
+    quarters = Quarters(run.training)
     figure, grid = plt.subplots(2, 5, figsize=(16, 6), layout="constrained")
     for axes, finding in zip(grid.flat, found, strict=True):
         symptom = SYMPTOMS[finding.symptom]
-        for index, metric in enumerate(symptom.metrics or component_names(training)):
-            steps, values = curve(training + evaluations, metric)
+        for index, metric in enumerate(symptom.metrics or component_names(run.training)):
+            steps, values = curve(run.rows, metric)
             look = {"color": COLOURS[index % len(COLOURS)], "ls": STYLES[index % len(STYLES)]}
             axes.plot(steps, values, **look, label=metric.replace("$", r"\$"))  # no formula
         if symptom.threshold and len(axes.lines) and len(axes.lines[0].get_xdata()):
@@ -346,29 +71,28 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="run directory, or a log of experiments.run")
+    parser.add_argument("run", type=Path, help="run directory, or a committed run: ARM-seedN")
     parser.add_argument("--figure", type=Path, help="where the panels go")
     args = parser.parse_args()
     figure = args.figure
     if figure is None:
         figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
     try:
-        script, training, evaluations = read_run(args.run)
+        run = read(args.run, SHORTEST)
         check_picture(figure)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n")
-    found = findings(script, training)
-    name = printable(args.run)
-    print(f"{name}: {script}.py, {len(training)} steps")
+    found = findings(run.script, run.training)
+    print(f"{run.name}: {run.script}.py, {len(run.training)} steps")
     for finding in sorted(found, key=lambda finding: not finding.shown):
         print(f"{'SHOWN' if finding.shown else '  -  '}  {finding.symptom}: {finding.evidence}")
         if finding.shown:
             print(f"         move {SYMPTOMS[finding.symptom].lever}")
-    draw(f"{printable(args.run.name)}: {script}.py", training, evaluations, found, figure)
+    draw(f"{printable(args.run.name)}: {run.script}.py", run, found, figure)
     print(f"panels: {figure}")
-    parts = composed(script, found)
-    if parts not in ([], [script]):
-        made = f"python compose.py {' '.join(parts)} -o mine.py"
+    parts = composed(run.script, found)
+    if parts not in ([], [run.script]):
+        made = f"python -m compose {' '.join(parts)} -o mine.py"
         print(f"all levers as one script: {made} && python mine.py")
 
 

@@ -9,8 +9,8 @@ killed and continued. `speed`: rollouts and updates of models with random weight
 published ones, against the card's own rates and model.generate. `trl`: a training step against
 TRL's, if it is installed. Without a GPU only the first three are run. Exit status 1: not all right.
 
-`memory` is run if asked for, and takes more than 7 minutes: a step of each command in docs/gpu.md,
-weights random, in no more memory than it says.
+`memory` is run if asked for, and takes more than 7 minutes: a step of each command in
+docs/lab/gpu.md, weights random, in no more memory than it says.
 """
 
 if __package__ != "tools":
@@ -40,8 +40,9 @@ import common
 import grpo
 from countdown_task import REWARDS, CountdownTask, InputError
 from experiments import benchmark
-from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
 from runtime import engine
+from runtime.cuda_graphs import GraphCache
 from runtime.run_folder import read_jsonl, write_text
 from tools import tiny_runs
 
@@ -284,7 +285,7 @@ def kv_bytes(config):
 
 def cached_columns(prompts):
     """Tokens that the cache has room for: whole blocks."""
-    block = engine.GraphCache.block
+    block = GraphCache.block
     return -(-(max(map(len, prompts)) + LENGTH) // block) * block
 
 
@@ -330,15 +331,15 @@ def part_compiled(args):
 
 
 def commands():
-    """The commands in docs/gpu.md: dicts of the kind of card, its gb, script, shape and options."""
-    page = (common.HERE / "docs/gpu.md").read_text().replace("\\\n", " ")
+    """The commands in docs/lab/gpu.md: dicts of card, gb, script, shape and options."""
+    page = (common.HERE / "docs/lab/gpu.md").read_text().replace("\\\n", " ")
     card = r"a (?P<card>\w+) of (?P<gb>\d+) GB[^`]*```bash\n"
     command = r"python (?P<script>\w+)\.py --model Qwen/(?P<shape>\S+)-Instruct (?P<options>.*)"
     return [match.groupdict() for match in re.finditer(card + command, page)]
 
 
 def part_memory(args):
-    """Largest memory of one step of each command in docs/gpu.md, on a card that has no more.
+    """Largest memory of one step of each command in docs/lab/gpu.md, on a card that has no more.
 
     The largest is also run with other networks beside the policy, in all the memory there is.
     Random weights hardly ever end a completion, so no step takes more.

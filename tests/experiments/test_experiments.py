@@ -1,4 +1,4 @@
-"""Experiments: probes change nothing, logs are of their arms, effects mean what they say."""
+"""Experiments: probes change nothing, effects mean what they say, reports are of the logs."""
 
 import importlib
 import json
@@ -12,8 +12,9 @@ import common
 import grpo
 from compose import reader
 from countdown_task import Problem
-from experiments import arms, effects, lag, probes, reach, reports, two_state
-from experiments.arms import ARMS, EXPERIMENTS
+from experiments import effects, lag, probes, reach, reports, two_state
+from experiments.catalogue import ARMS, EXPERIMENTS
+from experiments.catalogue.arm import Arm
 from experiments.run import prepare
 from plots import make_figures
 from runtime import measures
@@ -26,43 +27,6 @@ TINY |= {"learning_rate": 1e-2, "seed": 3}
 
 def logged_in(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-# ---- Arms and their logs ------------------------------------------------------------------------
-
-
-def script_of(arm):
-    """Its script as a module: made for it if it has parts or edits."""
-    return prepare(arm) if arm.parts or arm.edits else importlib.import_module(arm.script)
-
-
-@pytest.mark.parametrize("name", ARMS)
-def test_arms_are_possible(name):
-    """Options and swapped functions exist, and every arm belongs to an experiment."""
-    arm = ARMS[name]
-    module = script_of(arm)
-    configured = importlib.import_module(arm.swap["Config"]) if "Config" in arm.swap else module
-    configured.Config(**arm.flags)
-    for function, source in arm.swap.items():
-        assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
-    assert any(name in experiment.arms for experiment in EXPERIMENTS.values())
-    three = ("aged_", "ceiling_", "beyond_")
-    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
-    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2)
-    assert len(arm.seeds) >= fewer.get(name, 5)
-
-
-@pytest.mark.parametrize("name", ARMS)
-def test_logs_are_of_the_arms_as_they_stand(name):
-    """All seeds, each run whole, under the flags, swaps, parts and edits of arms.py."""
-    arm = ARMS[name]
-    steps = script_of(arm).Config(**arm.flags).steps
-    for seed in arm.seeds:
-        log = arms.LOGS / f"{name}-seed{seed}.jsonl"
-        head, *logged = [json.loads(line) for line in log.read_text().splitlines()]
-        assert head["flags"] == arm.flags and head["swap"] == arm.swap and head["seed"] == seed
-        assert head.get("parts", []) == list(arm.parts) and head.get("edits", {}) == arm.edits
-        assert [row["step"] for row in logged if "updates" in row] == list(range(1, steps + 1))
 
 
 # ---- Probes -------------------------------------------------------------------------------------
@@ -79,7 +43,7 @@ def test_logs_are_of_the_arms_as_they_stand(name):
 def test_probes_change_nothing(script, flags, swap, llama_folder, tmp_path, monkeypatch):
     """A watched run logs the numbers of an unwatched one, and the probes' besides."""
     monkeypatch.setattr(probes.FixedPrefixes, "BUDGET", 32)
-    arm = arms.Arm(script, swap=swap)
+    arm = Arm(script, swap=swap)
     flags = {**TINY, **flags, "model": llama_folder}
     watched = prepare(arm)
     plain = importlib.import_module(script)
@@ -106,7 +70,8 @@ def probes_of_nothing():
 def test_weight_of_groups_by_their_right_answers():
     """The effect of std rests on these pairs: (right answers of a group, its share of weight)."""
     watch = probes_of_nothing()
-    watch.classes, watch.routing = {"fork": [1]}, SimpleNamespace(remember=lambda *_: None)
+    watch.classes = {"retry_point": [1]}
+    watch.routing = SimpleNamespace(remember=lambda *_: None)
     watch.fixed = SimpleNamespace(entropy=lambda model: {})
     correct = torch.tensor([1, 0, 1, 1, 0, 0, 0, 1])
     rollout = SimpleNamespace(problems=[None] * 8, completions=[""] * 8, correct=correct)
@@ -151,21 +116,21 @@ def test_what_a_vote_gets_right():
 
 
 def test_zeroed_tokens_are_counted_by_class():
-    """Of the numbers one is clipped away below, of the forks one above; CISPO zeroes none."""
+    """A number is clipped away below, a retry point above; CISPO zeroes none."""
     watch = probes_of_nothing()
-    watch.classes = {"fork": [1], "number": [2, 3]}
+    watch.classes = {"retry_point": [1], "number": [2, 3]}
     watch.ids, watch.switched = torch.tensor([[1, 2, 3, 1]]), None
     old = torch.zeros(1, 4)
     new, mask = torch.tensor([[0.5, -0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     low, high = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 0, 0]]).bool()
-    metrics = {"clip_low": low, "clip_high": high}
+    metrics = {"clipped_low": low, "clipped_high": high}
     watch.see_policy_loss((None, metrics), new, old, None, mask, None)
     found = watch.summary()
-    assert found["zeroed_fork"] == 1.0 and found["zeroed_number"] == 0.5
+    assert found["zeroed_retry_point"] == 1.0 and found["zeroed_number"] == 0.5
     assert found["log_ratio_rms"] == pytest.approx(math.sqrt(0.5 / 3))
     assert found["sequence_log_ratio_rms"] == pytest.approx(0, abs=1e-7)
-    watch.see_policy_loss((None, {"clip_high": high}), new, old, None, mask, None)
-    assert watch.summary()["zeroed_fork"] == 0
+    watch.see_policy_loss((None, {"clipped_high": high}), new, old, None, mask, None)
+    assert watch.summary()["zeroed_retry_point"] == 0
 
 
 def test_switched_tokens_of_a_mixture(mixture_folder):
@@ -202,10 +167,10 @@ def test_switched_tokens_of_a_mixture(mixture_folder):
 
 
 def test_retries():
-    """Only the end of a line without a hit is a fork, and only if the model got to decide."""
+    """Only the end of a line without a hit is a retry point, and only if the model decided."""
     texts = [
         "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4=8 vs 9 no, </think>\n<answer>",  # 1 of 2
-        "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no fork
+        "3-1=2: 2+4=6 vs 6 yes</think>",  # a hit is no retry point
         "3-1=2: 2+4=6 vs 9 no, \nwait 3+1=4: 4+4",  # cut off: 1 of 1
     ]
     assert measures.retries(texts) == (2, 3)
@@ -226,18 +191,18 @@ def test_entropy_on_fixed_prefixes(llama_folder, monkeypatch):
     config = grpo.Config(model=llama_folder, max_new_tokens=512, seed=3)
     fixed = probes.FixedPrefixes(config)
     rollout, found = fixed.rollout, fixed.entropy(common.load_model(llama_folder)[0])
-    assert len(rollout.mask) == 64 and fixed.fork.any()
-    assert found["entropy_fork"] == pytest.approx(
-        rollout.entropy[fixed.fork].mean().item(), abs=1e-5
+    assert len(rollout.mask) == 64 and fixed.uncertain.any()
+    assert found["entropy_base_uncertain"] == pytest.approx(
+        rollout.entropy[fixed.uncertain].mean().item(), abs=1e-5
     )
-    assert not (fixed.fork & fixed.rest).any()
-    assert torch.equal(fixed.fork | fixed.rest, rollout.mask > 0)
+    assert not (fixed.uncertain & fixed.sure).any()
+    assert torch.equal(fixed.uncertain | fixed.sure, rollout.mask > 0)
     blank, _ = common.load_model(llama_folder)
     with torch.no_grad():
         blank.get_output_embeddings().weight.zero_()
     values = fixed.entropy(blank)
     size = blank.get_output_embeddings().weight.shape[0]
-    assert values["entropy_fork"] == pytest.approx(math.log(size), rel=1e-5)
+    assert values["entropy_base_uncertain"] == pytest.approx(math.log(size), rel=1e-5)
 
 
 # ---- Old rollouts, the two-state model ----------------------------------------------------------
@@ -368,14 +333,6 @@ def test_take_off():
     rows = [{"step": 0}, *({"step": n, "retry": r} for n, r in ((1, 0.02), (2, 0.5), (3, 0.4)))]
     assert effects.take_off(rows) == 2 and effects.take_off(rows[:2]) == 2
     assert effects.take_off([{"step": 7, "retry": 0.49}]) == 8
-
-
-def test_rank_correlation():
-    """Of ranks, ties at their mean: 1, 2.5, 2.5, 4 against 1, 2, 3, 4 is 4.5 / sqrt(4.5 * 5)."""
-    assert reports.rank_correlation([1, 2, 3], [1, 10, 11]) == pytest.approx(1)
-    assert reports.rank_correlation([1, 2, 3], [9, 3, -4]) == pytest.approx(-1)
-    found = reports.rank_correlation([0, 5, 5, 7], [1, 2, 3, 4])
-    assert found == pytest.approx(4.5 / math.sqrt(4.5 * 5))
 
 
 def test_odds_growth():

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments.arms import LOGS
+from experiments import runs
 from tools import compare
 
 STEPS = 12
@@ -32,12 +32,15 @@ def test_difference_by_hand():
 
 def test_window_by_hand():
     """The last quarter, at least three steps, of the shorter run; no step before the first."""
-    runs = {n: compare.Run("a", [{"step": step} for step in range(1, n + 1)]) for n in (1, 6, 40)}
-    assert compare.window([runs[40]], None) == (31, 40)
-    assert compare.window([runs[40], runs[6]], None) == (4, 6)
-    assert compare.window([runs[1]], None) == (1, 1)
-    assert compare.window([runs[40]], "6-10") == (6, 10)
-    assert compare.window([runs[40]], "7") == (7, 7)
+    of = {
+        n: runs.Run("a", "grpo", [{"step": step} for step in range(1, n + 1)], [])
+        for n in (1, 6, 40)
+    }
+    assert compare.window([of[40]], None) == (31, 40)
+    assert compare.window([of[40], of[6]], None) == (4, 6)
+    assert compare.window([of[1]], None) == (1, 1)
+    assert compare.window([of[40]], "6-10") == (6, 10)
+    assert compare.window([of[40]], "7") == (7, 7)
 
 
 def printed(monkeypatch, capsys, *words):
@@ -62,10 +65,9 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
 
 def test_committed_seeds(tmp_path, monkeypatch, capsys):
     """A run of the arm itself lies within its seeds; one that is far off gets a star."""
-    log = LOGS / "first_grpo-seed1.jsonl"
     far = write_run(tmp_path / "far", length_wrong=[40.0] * STEPS)
     options = ("--committed", "first_grpo", "--figure", tmp_path / "c.png")
-    for path, inside in ((log, True), (far, False)):
+    for path, inside in (("first_grpo-seed1", True), (far, False)):
         text = printed(monkeypatch, capsys, path, *options)
         row = next(line for line in text.splitlines() if line.startswith("length_wrong"))
         assert row.rstrip().endswith("*") != inside and " to " in row
@@ -73,9 +75,14 @@ def test_committed_seeds(tmp_path, monkeypatch, capsys):
 
 def test_evaluations_of_one_step_are_compared():
     """Accuracy rises: that of step 10 against that of step 8 would be a difference of steps."""
-    mine = compare.Run("mine", [{"step": step, "eval_accuracy": step} for step in (0, 5, 10)])
-    other = compare.Run("other", [{"step": step, "eval_accuracy": step} for step in (0, 4, 8)])
-    same = compare.Run("same", [{"step": step, "eval_accuracy": 7} for step in (0, 10, 20)])
+
+    def run(evaluations):
+        rows = [{"step": step, "eval_accuracy": found} for step, found in evaluations.items()]
+        return runs.Run("a", "grpo", [], rows)
+
+    mine = run({0: 0, 5: 5, 10: 10})
+    other = run({0: 0, 4: 4, 8: 8})
+    same = run({0: 7, 10: 7, 20: 7})
     rows = compare.table([mine, other, same], {"arm": [other, same]}, 1, 12)
     assert rows[1].split() == ["eval_accuracy", "10", "-", "7", "(-3)", "7", "to", "7*"]
 
@@ -94,9 +101,9 @@ def test_the_spread_of_older_logs(tmp_path):
         "product_log_ratio_rms": [4.0] * STEPS,
     }
     for script, spread in (("gspo", [0.1]), ("grpo", [0.5]), ("zoo.rloo", [4.0]), ("mine", [])):
-        run = compare.read(write_run(tmp_path / script, script, **columns))
+        run = runs.read(write_run(tmp_path / script, script, **columns))
         assert run.over("ratio_spread", 1, 1) == spread
-    own = compare.read(write_run(tmp_path / "own", "gspo", **columns, ratio_spread=[0.2] * STEPS))
+    own = runs.read(write_run(tmp_path / "own", "gspo", **columns, ratio_spread=[0.2] * STEPS))
     assert own.over("ratio_spread", 1, 1) == [0.2]
 
 

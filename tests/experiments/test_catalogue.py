@@ -1,0 +1,141 @@
+"""The catalogue: every arm is possible and defined once, and its logs are of it as it stands."""
+
+import importlib
+import itertools
+import re
+import subprocess
+import sys
+import threading
+import zipfile
+
+import pytest
+
+from common import HERE
+from compose import composition
+from experiments import archive
+from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, MODULES, pairs
+from experiments.run import edited, prepare
+
+# Flags that a script had when the logs were written; the arm has an edit in place of it.
+LOGGED_WITH = {"prime_seen": {"score": "seen"}}
+
+
+def script_of(arm):
+    """Its script as a module: made for it if it has parts or edits."""
+    return prepare(arm) if arm.parts or arm.edits else importlib.import_module(arm.script)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_arms_are_possible(name):
+    """Options and swapped functions exist; all seeds have a log of a whole run of the arm."""
+    arm = ARMS[name]
+    module = script_of(arm)
+    configured = importlib.import_module(arm.swap["Config"]) if "Config" in arm.swap else module
+    steps = configured.Config(**arm.flags).steps
+    for function, source in arm.swap.items():
+        assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
+    for seed in arm.seeds:
+        head, *rows = archive.read(name, seed)
+        assert head["flags"] == arm.flags | LOGGED_WITH.get(name, {})
+        assert head["swap"] == arm.swap and head["seed"] == seed
+        assert head.get("parts", []) == list(arm.parts)
+        assert name in LOGGED_WITH or head.get("edits", {}) == arm.edits
+        assert [row["step"] for row in rows if "updates" in row] == list(range(1, steps + 1))
+
+
+def test_every_arm_is_defined_once_and_compared():
+    assert len(ARMS) == sum(len(module.ARMS) for module in MODULES.values())
+    compared = {name for experiment in EXPERIMENTS.values() for name in experiment.arms}
+    assert compared == ARMS.keys()
+
+
+def test_there_are_enough_seeds():
+    three = ("aged_", "ceiling_", "beyond_")
+    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
+    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2)
+    assert all(len(arm.seeds) >= fewer.get(name, 5) for name, arm in ARMS.items())
+
+
+@pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.edits])
+def test_edits_apply(name):
+    """Each line that an edit replaces stands in the script, once."""
+    assert edited(ARMS[name]) != edited(ARMS["grpo"])
+    compile(edited(ARMS[name]), name, "exec")
+
+
+def test_pairs_are_those_that_compose():
+    """The list is what compose says of all pairs: which, and in which order."""
+    found = [composition.in_some_order(*pair)[0] for pair in itertools.combinations(pairs.PARTS, 2)]
+    assert tuple(order for order in found if order) == pairs.PAIRS
+
+
+def test_the_list_loads_no_torch_and_composes_nothing():
+    program = (
+        "import sys; from experiments import run; sys.argv = ['run', '--list']; run.main(); "
+        "from compose.edits import edits_of; "
+        "print('torch' in sys.modules, edits_of.cache_info().misses)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *listed, last = done.stdout.splitlines()
+    assert last == "False 0"
+    assert "  kl_0             5/5  python grpo.py --seed 1 --steps 20" in "\n".join(listed)
+
+
+# ---- The packed logs ----------------------------------------------------------------------------
+
+
+def test_every_log_is_in_the_zip_of_its_experiment():
+    """A log in another zip would never be found."""
+    arms = {}
+    for file in archive.LOGS.glob("*.zip"):
+        with zipfile.ZipFile(file) as packed:
+            names = packed.namelist()
+            assert {member.date_time for member in packed.infolist()} == {archive.DATE}
+        assert names == sorted(names)
+        for name in names:
+            arm, seed = re.fullmatch(r"(.+)-seed(\d+)\.jsonl", name).groups()
+            assert DEFINED_IN[arm] == file.stem
+            arms.setdefault(arm, []).append(int(seed))
+    assert arms.keys() == ARMS.keys()
+    assert all(set(seeds) >= set(ARMS[arm].seeds) for arm, seeds in arms.items())
+
+
+def test_a_saved_run_is_read_back(tmp_path, monkeypatch):
+    """Its newest version, and runs beside it stay; a name finds it, in no other spelling."""
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    assert archive.seeds_of("dapo+gspo") == [] and archive.find("dapo+gspo-seed2") is None
+    archive.save("dapo+gspo", 2, ['{"seed": 2}', '{"step": 1}'])
+    archive.save("dr_grpo+gspo", 2, ['{"seed": 7}'])
+    archive.save("dapo+gspo", 10, ['{"seed": 10}'])
+    archive.save("dapo+gspo", 2, ['{"seed": 2}', '{"step": 3}'])
+    assert archive.read("dapo+gspo", 2) == [{"seed": 2}, {"step": 3}]
+    assert archive.seeds_of("dapo+gspo") == [2, 10] and archive.seeds_of("dr_grpo+gspo") == [2]
+    assert archive.find("dapo+gspo-seed10") == ("dapo+gspo", 10)
+    for name in ("dapo+gspo-seed3", "dapo+gspo", "gspo-seed2", "nothing-seed1", "dapo+gspo-seed²"):
+        assert archive.find(name) is None
+    assert [file.name for file in tmp_path.iterdir()] == ["pairs.zip"]
+
+
+def test_equal_logs_make_equal_zips(tmp_path, monkeypatch):
+    """Whatever the order in which runs end, and whenever that is."""
+    written = []
+    for folder, seeds in (("a", (1, 2, 3)), ("b", (3, 1, 2))):
+        monkeypatch.setattr(archive, "LOGS", tmp_path / folder)
+        for seed in seeds:
+            archive.save("long", seed, [f'{{"seed": {seed}}}'])
+        written.append(archive.zip_of("long").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_runs_that_end_at_once_are_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    threads = [
+        threading.Thread(target=archive.save, args=("grpo", seed, ['{"seed": 0}'] * 500))
+        for seed in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert archive.seeds_of("grpo") == list(range(12))
