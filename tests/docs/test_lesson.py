@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 from common import HERE
 from compose.reader import scripts, source_of
-from experiments.arms import patch
+from experiments.catalogue.exercises import patch
 
 PATH = HERE / "docs/lesson.ipynb"
 TRAINING = 'grpo.Config(steps=20, seed=7, output_dir="runs/lesson"'
@@ -62,6 +62,7 @@ def test_it_is_committed_executed(committed):
     assert PATH.stat().st_size < 200_000
 
 
+@pytest.mark.slow
 def test_its_numbers_are_of_the_code_as_it_stands(committed, executed):
     """All but the run's; that one trains."""
     before, now = code_cells(committed), code_cells(executed)
@@ -71,6 +72,7 @@ def test_its_numbers_are_of_the_code_as_it_stands(committed, executed):
     assert "at step 2 (95% interval)" in printed(now[5])
 
 
+@pytest.mark.slow
 def test_it_opens_in_the_repositorys_folder_too():
     """Some editors start there, whatever folder the notebook lies in."""
     notebook = nbformat.read(PATH, as_version=4)
@@ -96,7 +98,7 @@ def test_it_repeats_no_code_of_the_scripts(committed):
 
 CAUGHT = dict(
     re.findall(
-        r"^\| ([a-e]) \|.*\| `(tests/\w+\.py::\w+)` \|$",
+        r"^\| ([a-e]) \|.*\| `(tests/[\w/]+\.py::\w+)` \|$",
         (HERE / "docs/solutions.md").read_text(encoding="utf-8"),
         re.MULTILINE,
     )
@@ -107,6 +109,7 @@ def test_every_fault_has_a_test():
     assert list(CAUGHT) == [path.stem for path in sorted(HERE.glob("docs/bugs/*.patch"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", CAUGHT)
 def test_a_planted_fault_is_caught(fault, tmp_path):
     """By the test that solutions.md names, which passes without the fault."""
