@@ -2,7 +2,7 @@
 
     python -m base_model.warm_start     # at most 20 minutes on 2 cores; writes base_model/
 
-and, from that base, one that hardly ever tries again (docs/failure_curves.md, the take-off):
+and, from that base, one that hardly ever tries again (docs/lab/failure_curves.md, the take-off):
 
     python -m base_model.warm_start --start base_model --retry 0.02 --steps 400 \
         --learning_rate 1e-3 --output_dir runs/seldom_wait     # a minute

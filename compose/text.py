@@ -4,13 +4,14 @@ import re
 import textwrap
 
 from compose.contract import CONTRACT
-from compose.edits import MOVES
+from compose.edits import MOVES, edits_of
 from compose.reader import (
     AXES,
     EXTRAS,
     coordinates,
     docstring_of,
     equations,
+    marker,
     method_in_code,
     short,
     source_of,
@@ -55,10 +56,24 @@ def docstring(parts, owner, notes, preset, code):
 
 
 def methods(parts, code):
-    """The lines that the parts' docstrings quote as their methods, those that are in the code."""
+    """The lines that the parts' docstrings quote as their methods.
+
+    Of a part of which only some axes are taken, none of these may be there: then its first marked
+    line stands for it.
+    """
     written = list(map(without_comment, code.splitlines()))
-    quoted = [line for part in parts for line in method_in_code(source_of(part.script))]
-    return [f"    {line}" for line in dict.fromkeys(quoted) if written.count(line) == 1]
+    quoted = []
+    for part in parts:
+        lines = method_in_code(source_of(part.script))
+        marked = [
+            without_comment(edit.line)
+            for edit in edits_of(part.script)
+            if edit.move in part.moves and edit.line and marker(edit.line)
+        ]
+        bodies = [line for line in marked if not line.startswith(("def ", "class "))]
+        found = [line for line in lines if written.count(line) == 1]
+        quoted += found or [line for line in bodies if written.count(line) == 1][:1]
+    return [f"    {line}" for line in dict.fromkeys(quoted)]
 
 
 def wrapped(text):

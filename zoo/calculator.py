@@ -85,7 +85,7 @@ class Tool:
     """A tool for a batch of completions: which tokens are its own, and the state of every turn.
 
     A turn is what the model writes between two replies; its state is what it had to choose from. A
-    tool of one's own says three things: docs/turns.md has one in 30 lines.
+    tool of one's own says three things: docs/lab/turns.md has one in 30 lines.
     """
 
     ends_in = ""  # the last character of a call

@@ -5,6 +5,7 @@ import itertools
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -16,16 +17,21 @@ from compose.edits import MOVES, edits_of
 from compose.reader import code_lines, coordinates, source_of
 from compose.rules import CLASHES, INTERACTIONS, PRESETS, TOGETHER
 from countdown_task import InputError
-from experiments.arms import PARTS
+from experiments.catalogue.pairs import PARTS
 from tests.core.test_diffs import CONTRACT, changes, violations
 
 PAIRS = list(itertools.combinations(PARTS, 2))
-COMPOSED = {pair: composition.in_some_order(*pair) for pair in PAIRS}
 SUBSETS = [
     moves
     for size in range(1, 5)
     for moves in itertools.combinations(("clip_width", "length_std", "kl", "sampling"), size)
 ]
+
+
+@cache
+def composed(pair):
+    """(the order in which two scripts compose, or None; why another order does not)."""
+    return composition.in_some_order(*pair)
 
 
 def code(source):
@@ -98,9 +104,10 @@ def test_lines_that_carry_no_marker():
 # ---- Together -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS, ids="+".join)
 def test_every_pair_composes_or_says_why_not(pair, tmp_path, llama_folder):
-    order, reasons = COMPOSED[pair]
+    order, reasons = composed(pair)
     if order is None:
         assert reasons.count(": ") >= 2 and "\n" not in reasons
         return
@@ -113,11 +120,12 @@ def test_every_pair_composes_or_says_why_not(pair, tmp_path, llama_folder):
 
 def test_how_many_pairs_compose():
     """As docs/compose.md counts them."""
-    composed = sum(order is not None for order, _ in COMPOSED.values())
+    count = sum(composed(pair)[0] is not None for pair in PAIRS)
     text = (HERE / "docs/compose.md").read_text(encoding="utf-8")
-    assert f"Of {len(PAIRS)} pairs {composed} compose" in " ".join(text.split())
+    assert f"Of {len(PAIRS)} pairs {count} compose" in " ".join(text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moves", SUBSETS, ids="+".join)
 def test_every_subset_of_dapo(moves, tmp_path, llama_folder):
     part = f"dapo:{','.join(moves)}"
@@ -291,6 +299,7 @@ def test_every_seam_is_used():
 # ---- Presets ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets(name, tmp_path, llama_folder):
     preset = PRESETS[name]

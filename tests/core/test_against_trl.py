@@ -369,6 +369,7 @@ def test_flags_are_the_papers(script):
     assert not flags["use_bias_correction_kl"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", TRAINERS)
 def test_first_step_of_the_trainer(script, tmp_path):
     """TRL samples, scores and differentiates; update_policy gives the same gradient."""
@@ -403,6 +404,7 @@ COMPOSED = {  # preset: what TRL has to be told
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", COMPOSED)
 def test_composed_presets(preset, tmp_path):
     """Where TRL can be told to be a preset: its first gradient, and its advantages, are ours."""
@@ -443,6 +445,7 @@ def test_what_trl_has_no_trainer_for(script, monkeypatch, capsys):
     assert f"error: --script {script}: TRL has no such trainer; use grpo" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_first_step_on_two_processes():
     """As the README says it, under accelerate launch: the averaged gradient is ours."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]

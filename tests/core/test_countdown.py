@@ -463,6 +463,7 @@ def test_held_out_is_deterministic_and_distinct_up_to_permutation():
     assert all(map(is_held_out, problems))
 
 
+@pytest.mark.slow
 def test_held_out_order_knows_nothing_of_difficulty():
     """What is drawn often is easy; in the order of drawing it came first (twice as often)."""
     task = CountdownTask()

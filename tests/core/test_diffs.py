@@ -106,6 +106,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract_can_fail(name, mutation):

@@ -20,6 +20,7 @@ import dapo
 import grpo
 from runtime import run_folder, session
 from runtime.measures import repeatable
+from runtime.options import parse_options
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
@@ -112,6 +113,7 @@ def contents(folder):
 # ---- What a run leaves behind -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_run_directory(finished):
     """Everything that the README's glossary and a later reader rely on, in strict JSON."""
     names = {path.name for path in finished.folder.iterdir()}
@@ -155,6 +157,7 @@ def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path
     assert training_rows(tmp_path / "2")[0]["entropy"] != finished.rows[0]["entropy"]
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_an_undisturbed_one(tiny, finished, tmp_path):
     """SIGKILL at random moments of the run; GRPO_KILLS=20 for a long one."""
     rng, folder = random.Random(0), tmp_path / "run"
@@ -172,6 +175,7 @@ def test_killed_runs_end_like_an_undisturbed_one(tiny, finished, tmp_path):
     assert training_rows(folder) == finished.rows
 
 
+@pytest.mark.slow
 def test_death_before_any_file_operation(tiny, finished, tmp_path, monkeypatch):
     """What random kills seldom hit: die before each rename and removal in turn, then resume."""
     begun = tmp_path / "begun"
@@ -202,6 +206,7 @@ def mortal(operation, left):
     return replacement
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, finished, tmp_path):
     process = start(**tiny, output_dir=tmp_path)
     wait_for(process, "   1  ")
@@ -275,8 +280,8 @@ def test_resume_goes_on_to_where_the_run_was_to_end(words, steps, tiny, tmp_path
     """Without --steps not to the default of 30, which would be a surprise of some minutes."""
     folder = tmp_path / "run"
     train(**tiny | {"steps": 2}, output_dir=folder)
-    options = arguments(**{k: v for k, v in tiny.items() if k != "steps"}, output_dir=folder)
-    grpo.train(options.parse_options(grpo.Config, words=[*options, "--resume", *words]))
+    given = arguments(**{k: v for k, v in tiny.items() if k != "steps"}, output_dir=folder)
+    grpo.train(parse_options(grpo.Config, words=[*given, "--resume", *words]))
     assert f"resuming after step 2, to {steps}\n" in capsys.readouterr().out
     assert [row["step"] for row in training_rows(folder)] == list(range(1, steps + 1))
 
@@ -328,6 +333,7 @@ def test_unknown_option(monkeypatch, capsys):
     assert "unknown option --clip_hihg 0.28" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
     process = start(**tiny | {"model": tmp_path / "nowhere"}, output_dir=tmp_path / "run")
     output, errors = process.communicate()
@@ -335,6 +341,7 @@ def test_bad_input_is_one_line_on_stderr(tiny, tmp_path):
     assert errors.startswith("grpo.py: --model") and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_play(tmp_path):
     """`python -m tools.play`: a completion, its verdicts and a solution; or one clear line."""
     command = [sys.executable, "-m", "tools.play", "3", "7", "12", "--target", "33"]
@@ -356,6 +363,7 @@ LEARNING_STEPS = 8  # the constant to tune when base_model changes: enough for t
 LEAST_GAIN = 0.08  # of 256 problems; the standard error of the difference is about 0.035
 
 
+@pytest.mark.slow
 def test_default_run_learns(tmp_path):
     """grpo.py on base_model, all else by default: more held-out problems solved than before."""
     options = {"steps": LEARNING_STEPS, "eval_every": 0, "eval_problems": 256}

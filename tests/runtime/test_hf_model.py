@@ -104,6 +104,7 @@ def test_bfloat16_sampler_rounding_is_not_in_the_ratio(qwen_folder, tmp_path):
     assert rows[0]["ratio_min"] == rows[0]["ratio_max"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["Qwen2.5-0.5B", "Llama-3.2-1B"])
 def test_published_shapes(shape, tmp_path, monkeypatch):
     """Heads, groups of heads and vocabulary of a real model, its prompts as long; few layers.

@@ -22,7 +22,7 @@ from experiments import reports
 from plots import side_by_side
 from runtime import run_folder, session
 from tests.faults import micro
-from tools import diagnose, play
+from tools import diagnose, play, tiny_runs
 
 # The same examples every time, and no folder of found ones.
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -55,7 +55,7 @@ def refusal(call, *arguments, **options):
 
 
 def train(model, output_dir, **changes):
-    options = micro.options_of("grpo", model=str(model), output_dir=str(output_dir))
+    options = tiny_runs.options_of("grpo", model=str(model), output_dir=str(output_dir))
     grpo.train(grpo.Config(**options | changes))
 
 
@@ -247,6 +247,7 @@ JSON = st.recursive(
 ROW = JSON | st.fixed_dictionaries({"numbers": JSON, "target": JSON})
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(rows=st.lists(ROW, max_size=3), junk=st.binary(max_size=5))
 def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk):
@@ -330,6 +331,7 @@ def test_transcripts_are_shown_as_text(model, tmp_path, monkeypatch, capsys):
     assert "<script>" in inside and "\n```\n<b>" in inside
 
 
+@pytest.mark.slow
 def test_the_page_shows_a_script_as_text(monkeypatch):
     """Not even a comment and a tag that together hide the end of the data from a browser."""
     source = side_by_side.source_of("gspo")

@@ -71,6 +71,7 @@ def test_retrying_is_drawn_at_random(taught, retry):
     assert len(labels) > 500 and abs(share - retry) < 0.06
 
 
+@pytest.mark.slow
 def test_trains_saves_and_loads(tmp_path, monkeypatch, capsys):
     """The recipe's own command line, at three steps; nothing is overwritten unasked."""
     monkeypatch.setattr(warm_start, "quality", lambda *_: {})
@@ -85,6 +86,7 @@ def test_trains_saves_and_loads(tmp_path, monkeypatch, capsys):
     assert "add --overwrite" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_goes_on_from_a_model(tmp_path, monkeypatch, capsys):
     """--start takes weights and tokenizer of another model; a habit is a share."""
     monkeypatch.setattr(warm_start, "quality", lambda *_: {})

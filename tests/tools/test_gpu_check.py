@@ -1,4 +1,4 @@
-"""tools/gpu_check.py on a CPU: its small part, and that it can say no. See docs/gpu.md."""
+"""tools/gpu_check.py on a CPU: its small part, and that it can say no. See docs/lab/gpu.md."""
 
 import importlib
 import json
@@ -70,7 +70,7 @@ def test_bf16_only_where_the_card_has_it(native, monkeypatch):
 
 
 def test_commands_of_the_page():
-    """docs/gpu.md has three, for cards of different sizes, and a script accepts each."""
+    """docs/lab/gpu.md has three, for cards of different sizes, and a script accepts each."""
     commands = gpu_check.commands()
     assert [command["gb"] for command in commands] == ["24", "80", "15"]
     for command in commands:
@@ -81,7 +81,7 @@ def test_commands_of_the_page():
 
 
 def test_committed_report_is_of_a_gpu_and_right():
-    """The figures that docs/gpu.md quotes."""
+    """The figures that docs/lab/gpu.md quotes."""
     report = json.loads((common.HERE / "experiments/gpu_h100.json").read_text())
     assert report["about"]["card"] and report["about"]["date"]
     checks = [one for found in report.values() for one in found.values() if isinstance(one, dict)]

@@ -70,6 +70,7 @@ def test_every_script_is_known_or_explained():
     assert not known & absent
 
 
+@pytest.mark.slow
 @SCRIPT
 def test_command_composes(script, monkeypatch, capsys, tmp_path):
     """What is printed, word for word, is a configuration of verl with the script's numbers."""
@@ -145,6 +146,7 @@ def table_of_flags():
                 yield script, re.sub(r"^actor\.", f"{verl_command.ACTOR}.", key), value
 
 
+@pytest.mark.slow
 def test_the_table_of_flags_is_the_commands():
     rows = list(table_of_flags())
     assert len(rows) >= 20
@@ -252,6 +254,7 @@ def rewards_of(P, G, K):
     return torch.rand(P, G, K, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["grpo", "dapo", "gspo", "cispo", "zoo.gmpo"])
 def test_group_advantages_differ_in_an_epsilon(script):
     """Pooled rewards over the group's std: verl adds 1e-6 to it, ours 1e-4. GDPO has its own."""

@@ -252,6 +252,7 @@ def watched_update(calls, update):
     return replacement
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
 def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_path, monkeypatch):
     """Killed between log and checkpoint of step 2; evaluations in between change nothing."""
@@ -277,6 +278,7 @@ def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_
     assert whole.rows[-1]["kl_old"] > 0  # the second minibatch is away from ratio 1
 
 
+@pytest.mark.slow
 def test_spo_as_its_own_process_survives_sigkill(llama_folder, tmp_path):
     """`python -m zoo.spo`, killed at an unknown point after step 1; here nothing is patched."""
     whole, parts = (config_of("spo", tmp_path / name, llama_folder) for name in "ab")
