@@ -25,6 +25,7 @@ def script_of(arm):
     return prepare(arm) if arm.parts or arm.edits else importlib.import_module(arm.script)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARMS)
 def test_arms_are_possible(name):
     """Options and swapped functions exist; all seeds have a log of a whole run of the arm."""
@@ -63,6 +64,7 @@ def test_edits_apply(name):
     compile(edited(ARMS[name]), name, "exec")
 
 
+@pytest.mark.slow
 def test_pairs_are_those_that_compose():
     """The list is what compose says of all pairs: which, and in which order."""
     found = [composition.in_some_order(*pair)[0] for pair in itertools.combinations(pairs.PARTS, 2)]
@@ -80,6 +82,16 @@ def test_the_list_loads_no_torch_and_composes_nothing():
     *listed, last = done.stdout.splitlines()
     assert last == "False 0"
     assert "  kl_0             5/5  python grpo.py --seed 1 --steps 20" in "\n".join(listed)
+
+
+@pytest.mark.slow
+def test_a_student_needs_no_scipy():
+    """Whoever installed requirements.txt alone has curves, and the tools that read them."""
+    program = "import sys; sys.modules['scipy'] = None; "
+    program += "import experiments.catalogue, experiments.curves as curves; "
+    program += "import tools.compare, tools.diagnose, tools.play; print(len(curves.load('grpo')))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
+    assert done.stdout.split() == ["5"], done.stderr
 
 
 # ---- The packed logs ----------------------------------------------------------------------------
@@ -104,15 +116,17 @@ def test_every_log_is_in_the_zip_of_its_experiment():
 def test_a_saved_run_is_read_back(tmp_path, monkeypatch):
     """Its newest version, and runs beside it stay; a name finds it, in no other spelling."""
     monkeypatch.setattr(archive, "LOGS", tmp_path)
-    assert archive.seeds_of("dapo+gspo") == [] and archive.find("dapo+gspo-seed2") is None
-    archive.save("dapo+gspo", 2, ['{"seed": 2}', '{"step": 1}'])
-    archive.save("dr_grpo+gspo", 2, ['{"seed": 7}'])
-    archive.save("dapo+gspo", 10, ['{"seed": 10}'])
-    archive.save("dapo+gspo", 2, ['{"seed": 2}', '{"step": 3}'])
-    assert archive.read("dapo+gspo", 2) == [{"seed": 2}, {"step": 3}]
-    assert archive.seeds_of("dapo+gspo") == [2, 10] and archive.seeds_of("dr_grpo+gspo") == [2]
-    assert archive.find("dapo+gspo-seed10") == ("dapo+gspo", 10)
-    for name in ("dapo+gspo-seed3", "dapo+gspo", "gspo-seed2", "nothing-seed1", "dapo+gspo-seed²"):
+    arm = "dapo+reinforce_pp"
+    other = "dapo+reinforce_pp_baseline"
+    assert archive.seeds_of(arm) == [] and archive.find(f"{arm}-seed2") is None
+    archive.save(arm, 2, ['{"seed": 2}', '{"step": 1}'])
+    archive.save(other, 7, ['{"seed": 7}'])
+    archive.save(arm, 10, ['{"seed": 10}'])
+    archive.save(arm, 2, ['{"seed": 2}', '{"step": 3}'])
+    assert archive.read(arm, 2) == [{"seed": 2}, {"step": 3}]
+    assert archive.seeds_of(arm) == [2, 10] and archive.seeds_of(other) == [7]
+    assert archive.find(f"{arm}-seed10") == (arm, 10)
+    for name in (f"{arm}-seed3", arm, "reinforce_pp-seed2", "nothing-seed1", f"{arm}-seed²"):
         assert archive.find(name) is None
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.zip"]
 

@@ -20,6 +20,7 @@ def run(monkeypatch, tmp_path, *words):
     return status, json.loads(output.read_text())
 
 
+@pytest.mark.slow
 def test_small_part(monkeypatch, tmp_path, capsys):
     """All that needs no GPU is right; the rest is named as skipped, in the table too."""
     status, report = run(monkeypatch, tmp_path)
@@ -32,6 +33,7 @@ def test_small_part(monkeypatch, tmp_path, capsys):
     assert all(f"{name:9s} skipped" in printed for name in skipped)
 
 
+@pytest.mark.slow
 def test_a_wrong_number_is_told(monkeypatch, tmp_path):
     """A sampler whose log-probs are off by 0.001 fails in float32."""
     sample = grpo.sample_groups
