@@ -5,7 +5,8 @@
 
 Changed lines and words are marked. A hunk is labelled with the axis that its markers name; one
 without a marker is part of a move that is marked elsewhere. Above stands the map, with each
-script's story; below are equations, coordinates and measured curves. The page needs no network;
+script's story; below are equations and the lines that are the method, each of which leads to its
+place in the code, coordinates and measured curves. The page needs no network;
 #gspo..cispo or #grpo..rloo in its address opens it at that pair.
 """
 
@@ -15,14 +16,15 @@ if __package__ != "plots":
 import argparse
 import ast
 import difflib
-import io
 import itertools
 import json
-import keyword
+import operator
 import re
 import shutil
-import tokenize
 from pathlib import Path
+
+from pygments.lexers import PythonLexer
+from pygments.token import Comment, Keyword, Number, Operator, String
 
 import common
 from compose.reader import (
@@ -35,7 +37,7 @@ from compose.reader import (
     scripts,
     source_of,
 )
-from experiments.arms import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
 from experiments.curves import curve, load
 from plots import stories
 from plots.critics import CRITIC_PANELS
@@ -47,6 +49,8 @@ PAGE = common.HERE / "docs/index.html"
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
+# Classes in the page, by kind of token.
+COLOURS = {Keyword: "k", Operator.Word: "k", String: "s", Comment: "c", Number: "n"}
 # The run with a script's defaults.
 ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO, *CRITICS, "gigpo")}
 # What the arm is known for.
@@ -70,45 +74,18 @@ PANEL = {
 # ---- Source, coordinates, differences -----------------------------------------------------------
 
 
-def coloured_tokens(source):
-    """(class, start, end) of every token that has a colour; an f-string is one, as a string is.
-
-    Python 3.12 takes f-strings apart. The page is the same with all versions.
-    """
-    inside = []  # starts of the f-strings around a token
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind = {tokenize.COMMENT: "c", tokenize.STRING: "s", tokenize.NUMBER: "n"}.get(token.type)
-        if token.type == tokenize.NAME and keyword.iskeyword(token.string):
-            kind = "k"
-        name = tokenize.tok_name[token.type]
-        if name == "FSTRING_START":
-            inside.append(token.start)
-        elif name == "FSTRING_END":
-            start = inside.pop()
-            if not inside:
-                yield "s", start, token.end
-        elif kind and not inside:
-            yield kind, token.start, token.end
-
-
 def coloured_lines(source):
-    """[[(class, text), ...] for each line]: k keyword, s string, c comment, n number, '' other."""
-    spans = {}
-    for kind, (first, begin), (last, end) in coloured_tokens(source):
-        for row in range(first, last + 1):
-            spans.setdefault(row, []).append(
-                (begin if row == first else 0, end if row == last else None, kind)
-            )
-    lines = []
-    for row, line in enumerate(source.splitlines(), 1):
-        parts = []
-        at = 0
-        for begin, end, kind in spans.get(row, []):
-            parts += [("", line[at:begin]), (kind, line[begin:end])]
-            at = len(line) if end is None else end
-        parts.append(("", line[at:]))
-        lines.append([part for part in parts if part[1]])
-    return lines
+    """[[(class, text), ...] for each line]; classes are those of COLOURS, '' for anything else."""
+    tokens = (
+        (next((name for kind, name in COLOURS.items() if token in kind), ""), text)
+        for token, text in PythonLexer().get_tokens(source)
+    )
+    lines = [[]]
+    for name, run in itertools.groupby(tokens, operator.itemgetter(0)):
+        first, *others = "".join(text for _, text in run).split("\n")
+        lines[-1].append((name, first))
+        lines += [[(name, text)] for text in others]
+    return [[part for part in line if part[1]] for line in lines[:-1]]
 
 
 def word_marks(old, new):
@@ -223,9 +200,9 @@ def seeds_of(arm, metric):
 # ---- The page -----------------------------------------------------------------------------------
 
 
-def page():
+def page(names=NAMES):
     """The text of the page: the template with everything that it shows as JSON."""
-    sources = {name: source_of(name) for name in NAMES}
+    sources = {name: source_of(name) for name in names}
     described = {
         name: {
             "file": f"{name.replace('.', '/')}.py",
@@ -240,16 +217,16 @@ def page():
     }
     pairs = {  # the page turns them round for the other order
         f"{a}..{b}": differences(sources[a], sources[b])
-        for a, b in itertools.combinations(NAMES, 2)
+        for a, b in itertools.combinations(names, 2)
     }
     data = {
         "axes": AXES,
         "extras": EXTRAS,
         "questions": QUESTIONS,
-        "places": stories.places(),
+        "places": stories.places(names),
         "scripts": described,
         "pairs": pairs,
-        "curves": {name: curves(ARM[name]) for name in NAMES if name in ARM},
+        "curves": {name: curves(ARM[name]) for name in names if name in ARM},
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
     return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text)

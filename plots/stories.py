@@ -2,15 +2,29 @@
 
 Its story is a section of docs/family.md or docs/ladder.md, its places on the map a row of the
 README's or the ladder's table, its flags rows of docs/graduate.md or the ladder; effects are
-measured from the logs, and questions are those of docs/questions.md that name it.
+measured from the logs, and questions are those of docs/questions.md that name it. A script that is
+documented nowhere has no story, and its places are what its own docstring says.
 """
 
 import re
 
 import common
-from compose.reader import code_lines, docstring_of, equations, parent, source_of
-from experiments.arms import ARMS
-from experiments.effects import all_measured, number
+from compose.reader import (
+    AXES,
+    EXTRAS,
+    code_lines,
+    coordinates,
+    docstring_length,
+    docstring_of,
+    equations,
+    method_in_code,
+    moved_axes,
+    parent,
+    source_of,
+    without_comment,
+)
+from experiments.catalogue import ARMS
+from experiments.effects import EFFECTS, number
 from plots.markdown import inline, section, table_of
 
 SYMBOLS = {  # as they stand in docstrings: what they mean
@@ -74,19 +88,33 @@ def page_of(script):
     return "docs/family.md", "docs/graduate.md", "The flags"
 
 
+def is_documented(script):
+    """Whether the docs have a section on it; a script that a student writes has none."""
+    return bool(section(page_of(script)[0], method(script)))
+
+
 def story(script):
     """[[Problem, text], [Change, text], ...] as HTML; [] for a script that has none, as mine.py."""
     text = section(page_of(script)[0], method(script))
     found = re.findall(r"^\*\*(.+?)\*\*((?:.+\n)+)", text, re.MULTILINE)
-    return [[title.rstrip("."), inline(body.replace("\n", " "))] for title, body in found]
+    return [[title.rstrip("."), inline(body.strip())] for title, body in found]
 
 
-def places():
+def places(names):
     """{script: its cells of the map, as HTML: the axes in order, and what lies beside them}."""
     six = table_of("README.md", "The map")[1:]
     zoo = table_of("docs/ladder.md", "On the six axes")[1:]
     found = {row[0].removesuffix(".py"): [*row[1:7], ""] for row in six}
-    return found | {f"zoo.{row[0].removesuffix('.py')}": row[1:8] for row in zoo}
+    found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:8] for row in zoo}
+    return {name: found.get(name) or places_by_docstring(name) for name in names}
+
+
+def places_by_docstring(script):
+    """The same cells for a script that no table has."""
+    source = source_of(script)
+    moved = moved_axes(source, source_of("grpo"))
+    cells = [coordinates(source)[axis] if axis in moved else "=" for axis in AXES]
+    return [*map(inline, cells), ", ".join(filter(moved.__contains__, EXTRAS))]
 
 
 def flags(script):
@@ -106,9 +134,10 @@ def flags(script):
 def effects(script, most=6):
     """[[what, before, after, difference, interval, seeds]] of rows that move to this script."""
     rows = []
-    for effect, found in all_measured():
+    for effect in EFFECTS:
         arm = ARMS[effect.moved]
-        if script in (arm.script, *arm.swap.values()) and effect.base != effect.moved:
+        moves = script in (arm.script, *arm.swap.values()) and effect.base != effect.moved
+        if moves and (found := effect.measured()):
             low, high = map(number, found["interval"])
             row = [effect.what, number(found["base"]), number(found["moved"])]
             row += [number(found["difference"]), f"{low} to {high}", str(found["seeds"])]
@@ -132,18 +161,27 @@ def questions(script):
 def computed_at(script):
     """[line or 0 for each equation]: the last one that computes what its left side names."""
     source = source_of(script)
-    docstring = len(source.splitlines()) - len(code_lines(source))
     found = []
     for equation in equations(source):
         function, begins = PLACES.get(equation.partition(" ")[0], ("", ""))
         lines = [
             at
-            for at, (line, place) in enumerate(code_lines(source), docstring + 1)
+            for at, (line, place) in enumerate(code_lines(source), docstring_length(source) + 1)
             if place == function and line.strip().startswith(begins)
         ]
         line = max(lines, default=0)
         found.append(0 if line in found else line)  # gigpo.py's A_i and A_it meet in one name
     return found
+
+
+def quoted_at(script):
+    """[line, or 0 where it is not, for each line that the docstring quotes as the method]."""
+    source = source_of(script)
+    lines = {
+        without_comment(line): at
+        for at, (line, _) in enumerate(code_lines(source), docstring_length(source) + 1)
+    }
+    return [lines.get(quoted, 0) for quoted in method_in_code(source)]
 
 
 def symbols(script):
@@ -163,5 +201,7 @@ def described(script):
         "effects": effects(script),
         "questions": questions(script),
         "computed": computed_at(script),
+        "quoted": method_in_code(source_of(script)),
+        "quoted_at": quoted_at(script),
         "symbols": symbols(script),
     }
