@@ -1,1 +1,1 @@
-"""What each axis does, measured: arms, runner, probes, effects, reports, benchmark, logs."""
+"""What each axis does, measured: catalogue, runner, probes, effects, reports, benchmark, logs."""
