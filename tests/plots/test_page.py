@@ -1,14 +1,24 @@
 """The side-by-side page: what it says of the scripts is true, and it works in a browser."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from common import HERE
 from compose import reader
-from compose.reader import equations, source_of
+from compose.reader import equations, method_in_code, source_of, without_comment
 from plots import handout, make_figures, side_by_side, stories
 from plots.side_by_side import NAMES
 
+DOCUMENTED = tuple(filter(stories.is_documented, NAMES))
 QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def documented(name):
+    """A script that a student writes in exercise 7 is in no document, and need not be."""
+    if not stories.is_documented(name):
+        pytest.skip(f"{name} has no section in docs/family.md or docs/ladder.md")
 
 
 def shown_rows(*names):
@@ -94,9 +104,11 @@ def test_equations_show_what_sets_a_script_apart(phrase, there, missing):
         assert (phrase in text) == (name in there.split()), name
 
 
-def test_curves_of_a_script_without_logs():
+def test_curves_of_a_script_without_logs(monkeypatch):
     """A script that has not run yet is on the page; only its curves are missing."""
-    assert side_by_side.curves("never run") is None
+    with monkeypatch.context() as patch:
+        patch.setattr(side_by_side, "load", lambda arm: {})
+        assert side_by_side.curves("gspo") is None
     found = side_by_side.curves("gspo")
     assert len(found["accuracy"]) == 5 and found["accuracy"][0][0][0] == 0
     assert found["length"][0][0] == list(range(1, 31)) and len(found["known"]["lines"]) == 2
@@ -106,21 +118,28 @@ def test_curves_of_a_script_without_logs():
 # ---- The map and the stories --------------------------------------------------------------------
 
 
+def test_what_ran_is_documented():
+    """Or tests of documents would skip a method whose section has gone."""
+    assert set(side_by_side.ARM) <= set(DOCUMENTED)
+
+
+@pytest.mark.usefixtures("documented")
 @pytest.mark.parametrize("name", NAMES)
 def test_map_coordinates_and_tracks_are_one(name):
     """A script moves an axis in the tables, in the figures and by its coordinates, or in none."""
     source = source_of(name)
     moved = reader.moved_axes(source, source_of("grpo"))
     tracks = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
-    for axis, cell in zip(reader.AXES, stories.places()[name], strict=False):
+    for axis, cell in zip(reader.AXES, stories.places([name])[name], strict=False):
         track = list(tracks[axis])
         assert (track.index(reader.coordinates(source)[axis]) != 0) == (axis in moved), axis
         if name != "grpo":
             assert (cell == "=") == (axis not in moved), axis
         if "." not in name:
-            assert cell.startswith("<b>") == (axis in moved), axis
+            assert cell.startswith("<strong>") == (axis in moved), axis
 
 
+@pytest.mark.usefixtures("documented")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_script_has_a_story(name):
     """From problem to trap; its equations lead to lines that compute them."""
@@ -143,9 +162,21 @@ def test_every_script_has_a_story(name):
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_method_leads_to_code(name):
+    """Line numbers of the page are those of the file."""
+    lines = source_of(name).splitlines()
+    found = [without_comment(lines[at - 1]) for at in stories.quoted_at(name)]
+    assert found == method_in_code(source_of(name))
+    assert found or not stories.is_documented(name)
+
+
 def test_flags_and_questions():
     """As docs/graduate.md and the ladder have them; a method that a library lacks has none."""
-    assert stories.flags("gspo")["TRL"][0] == '<code>importance_sampling_level="sequence"</code>'
+    assert (
+        stories.flags("gspo")["TRL"][0]
+        == "<code>importance_sampling_level=&quot;sequence&quot;</code>"
+    )
     assert stories.flags("zoo.ttrl") == {"TRL": [], "verl": []}
     assert len(stories.flags("zoo.gmpo")["verl"]) == 2
     asked = dict(stories.questions("gspo"))
@@ -159,10 +190,11 @@ def test_flags_and_questions():
 # ---- In a browser -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_up_to_date():
     """After a change to a script, a log or a page of docs: python -m plots.side_by_side"""
-    assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
-    assert side_by_side.PAGE.stat().st_size < 2e6  # it opens at once, from a mail too
+    assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page(DOCUMENTED)
+    assert side_by_side.PAGE.stat().st_size < 1.5e6  # it opens at once, from a mail too
 
 
 @pytest.fixture(scope="module")
@@ -176,21 +208,27 @@ def browser():
         )
 
 
-@pytest.fixture
-def page(browser, request):
-    """The page at grpo.py and gspo.py; afterwards: no error, and nothing from a network."""
-    width, scheme = request.param
+@contextmanager
+def opened(browser, path, pair, width=1400, scheme="light"):
+    """A page at a pair of scripts; afterwards: no error, and nothing from a network."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     problems = []
     page.on("console", lambda message: problems.append(message.text))
     page.on("pageerror", lambda error: problems.append(str(error)))
     requested = []
     page.on("request", lambda asked: requested.append(asked.url.partition("#")[0]))
-    page.goto(f"{side_by_side.PAGE.as_uri()}#grpo..gspo")
+    page.goto(f"{path.as_uri()}#{pair}")
     yield page
     page.close()
     assert not problems
-    assert requested == [side_by_side.PAGE.as_uri()]
+    assert requested == [path.as_uri()]
+
+
+@pytest.fixture
+def page(browser, request):
+    """The committed page at grpo.py and gspo.py, on a screen of (width, scheme)."""
+    with opened(browser, side_by_side.PAGE, "grpo..gspo", *request.param) as page:
+        yield page
 
 
 SCREENS = pytest.mark.parametrize(
@@ -202,11 +240,12 @@ SCREENS = pytest.mark.parametrize(
 ONE_SCREEN = pytest.mark.parametrize("page", [(1400, "light")], indirect=True)
 
 
+@pytest.mark.slow
 @SCREENS
 def test_nothing_is_wider_than_the_screen(page):
     """But what says with a shadow that it scrolls in its own box."""
     width = page.viewport_size["width"]
-    for name in NAMES:
+    for name in DOCUMENTED:
         page.locator("#map").get_by_role(
             "button", name=f"{name.partition('zoo.')[2] or name}.py", exact=True
         ).click()
@@ -260,9 +299,9 @@ def test_pairs(page):
 def test_equations_lead_to_code(page):
     """What differs is marked; a click unfolds the line that computes it."""
     old, new = (equations(source_of(script)) for script in ("grpo", "gspo"))
-    shown = page.locator("#about-right pre button")
+    shown = page.locator("#about-right pre:not(.method) button")
     assert [line.rstrip() for line in shown.all_text_contents()] == new
-    marked = page.locator("#about-right pre .differs").all_text_contents()
+    marked = page.locator("#about-right pre:not(.method) .differs").all_text_contents()
     assert marked == [line for line in new if line not in old]
     shown.nth(0).click()
     line = stories.computed_at("gspo")[0]
@@ -272,12 +311,54 @@ def test_equations_lead_to_code(page):
 
 
 @SCREENS
+@pytest.mark.parametrize("pair", ["grpo..gspo", "gspo..grpo"])  # a changed line, and a folded one
+def test_the_method_is_a_key_away(page, pair):
+    """By its key, by the button in the head and by the quoted lines: the keyboard is enough."""
+    script = pair.partition("..")[2]
+    quoted = method_in_code(source_of(script))
+    places = stories.quoted_at(script)
+    line = page.locator(":focus .text")
+    page.evaluate(f"location.hash = '#{pair}'")
+    page.wait_for_function(f"document.getElementById('right').value === '{script}'")
+    page.keyboard.press("m")
+    assert line.is_visible() and without_comment(line.inner_text()) == quoted[0]
+    assert page.inner_text("#where") == f"the method: line {places[0]} of {script}.py"
+    for text, at in zip(quoted, places, strict=True):
+        button = page.get_by_role("button", name=f"{text}, line {at} of {script}.py", exact=True)
+        page.locator("#about-right").locator(button).press("Enter")
+        assert line.is_visible() and without_comment(line.inner_text()) == text
+    page.get_by_role("button", name="the method", exact=True).press("Enter")
+    assert line.is_visible() and without_comment(line.inner_text()) == quoted[0]
+
+
+def test_a_script_without_documents(browser, tmp_path, monkeypatch):
+    """As in exercise 7: the page has its code, its coordinates and its method, and no story."""
+    (tmp_path / "zoo").mkdir()
+    source = source_of("grpo")
+    moved = source.replace("GRPO: Group", "SAPO: Soft", 1).replace("symmetric, 0.2", "soft", 1)
+    (tmp_path / "grpo.py").write_text(source, encoding="utf-8")
+    (tmp_path / "zoo/sapo.py").write_text(moved, encoding="utf-8")
+    monkeypatch.setattr(reader, "HERE", tmp_path)
+    path = tmp_path / "page.html"
+    path.write_text(side_by_side.page(["grpo", "zoo.sapo"]), encoding="utf-8")
+    with opened(browser, path, "grpo..sapo") as page:
+        page.locator("#map").get_by_role("button", name="sapo.py").press("Enter")
+        story = page.inner_text("#story").split("\n")
+        assert story == ["SAPO (zoo/sapo.py)", "its code against grpo.py"]
+        row = page.locator("#map tr.chosen").inner_text().split("\t")
+        assert row == ["sapo.py", "=", "soft", "=", "=", "=", "=", ""]
+        page.keyboard.press("m")
+        assert page.inner_text("#where").endswith("of zoo/sapo.py")
+        assert page.locator("#charts figcaption").first.inner_text() == "grpo.py"
+
+
+@SCREENS
 def test_the_map_answers(page):
     """An axis lists who moves it, a script tells its story; the keyboard is enough."""
     page.get_by_role("button", name="KL", exact=True).focus()
     page.keyboard.press("Enter")
     movers = page.locator("#story li button").all_inner_texts()
-    wanted = [n for n in NAMES if "KL" in reader.moved_axes(source_of(n), source_of("grpo"))]
+    wanted = [n for n in DOCUMENTED if "KL" in reader.moved_axes(source_of(n), source_of("grpo"))]
     assert movers == [f"{name.rpartition('.')[2]}.py" for name in wanted]
     assert page.evaluate("document.activeElement.textContent") == "KL"
     page.locator("#story li button").first.focus()
@@ -299,7 +380,7 @@ def test_the_handout_is_up_to_date():
     assert handout.PAGE.read_text(encoding="utf-8") == handout.handout()
     assert tuple(handout.QUESTIONS) == reader.AXES
     text = handout.handout()
-    assert "<td>gspo.py<td><b>sequence ratio</b>" in text and "none of these" in text
+    assert "<td>gspo.py<td><strong>sequence ratio</strong>" in text and "none of these" in text
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 
