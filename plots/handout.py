@@ -72,7 +72,7 @@ def handout():
         "python grpo.py                                  train it, 1.5 minutes",
         "python -m tools.diagnose runs/grpo-seed1        its symptoms",
         "python -m tools.compare runs/a runs/b           two runs, number by number",
-        "python compose.py dapo gspo -o mine.py          two methods as one script</pre>",
+        "python -m compose dapo gspo -o mine.py          two methods as one script</pre>",
     ]
     return "\n".join(parts) + "\n"
 
