@@ -20,7 +20,7 @@ The method in code:
     surrogate = torch.min(ratio * advantages, clipped * advantages)
 
 vs grpo.py: this is the hub; every other script is this file with its axes moved.
-What it leaves unused (policy_loss's mask; num_tokens and config of aggregate_loss) siblings use.
+Siblings use what it does not: policy_loss's mask, aggregate_loss's num_tokens and config.
 Not implemented: refreshing the reference model, process supervision, several epochs per rollout.
 """
 

@@ -33,6 +33,7 @@ def parse_options(config_class, description=None, words=None):
     parser = Parser(
         dataclasses.make_dataclass(config_class.__name__, fields),
         description=description,
+        epilog="Names in [brackets] are those of TRL's GRPOConfig for the same option.",
         formatter_class=HelpFormatter,
     )
     options, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)

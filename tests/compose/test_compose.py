@@ -340,6 +340,7 @@ def test_bad_input_is_one_line(part, message):
     assert found.stderr.count("\n") == 1 and "\x1b" not in found.stderr and not found.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "message"),
     [

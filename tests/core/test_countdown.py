@@ -302,6 +302,7 @@ def timed(function, *args):
     return result, seconds
 
 
+@pytest.mark.slow
 def test_ten_thousand_completions_get_the_verdict_of_an_independent_oracle():
     """The verifier is the only teacher: on any text it is exact, quick and does not raise."""
     rng = random.Random(24)

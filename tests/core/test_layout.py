@@ -95,6 +95,7 @@ def test_called_as_a_file_it_says_how_to_call_it(module):
     assert called.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(HERE.glob("zoo/*.py")), ids=lambda file: file.stem)
 def test_a_script_of_the_zoo_called_as_a_file_says_so_too(file):
     """zoo/common.py is what it finds then in place of common.py."""

@@ -149,6 +149,7 @@ def test_metrics_are_complete_without_signal(tiny, tmp_path):
 # ---- The same numbers again: seeds, evaluation, kill, Ctrl-C ------------------------------------
 
 
+@pytest.mark.slow
 def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path):
     """The same seed gives the same metrics, also without the evaluation after each step."""
     train(**tiny | {"steps": 3, "eval_every": 0, "eval_problems": 1}, output_dir=tmp_path / "1")
@@ -272,6 +273,7 @@ def test_longer_resume_goes_on_and_overwrite_starts_over(tiny, finished, tmp_pat
     assert json.loads((folder / "config.json").read_text())["seed"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "steps"),
     [([], 2), (["--steps", "3"], 3), (["--steps=3"], 3), (["--step", "3"], 3)],

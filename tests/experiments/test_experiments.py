@@ -32,6 +32,7 @@ def logged_in(folder):
 # ---- Probes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags", "swap"),
     [

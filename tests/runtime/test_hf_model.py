@@ -74,6 +74,7 @@ def test_embedding_larger_than_the_tokenizer(sampled):
     assert len(rollout.completions) == len(rollout.mask)
 
 
+@pytest.mark.slow
 def test_float32_run(trained, qwen_folder):
     rows, model = trained["float32"]
     start = common.load_model(qwen_folder)[0]

@@ -63,6 +63,7 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
     assert "kl_ref" not in rows and picture.stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_committed_seeds(tmp_path, monkeypatch, capsys):
     """A run of the arm itself lies within its seeds; one that is far off gets a star."""
     far = write_run(tmp_path / "far", length_wrong=[40.0] * STEPS)

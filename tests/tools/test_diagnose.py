@@ -134,6 +134,7 @@ def write_run(folder, rows):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_command_line(tmp_path):
     """The command that the README gives, on a run directory: what is shown, and its panels."""
     write_run(tmp_path, [*run(**PLANTED["training breaks"]), {"step": 0, "eval_accuracy": 0.3}])
