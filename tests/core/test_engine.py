@@ -89,6 +89,7 @@ def test_logprobs_and_gradient(folder, request):
     assert max(p.grad.abs().max() for p in plain.parameters()) > 1
 
 
+@pytest.mark.slow
 @MODELS
 def test_bfloat16(folder, request):
     """Rounding apart: no further from float32 than plain bfloat16 is, on average."""
@@ -268,6 +269,7 @@ def test_graphs_sample_the_same(folder, request, graphs):
     assert len(graphs) - len(set(graphs)) < len(set(graphs))  # most are used again
 
 
+@pytest.mark.slow
 @MODELS
 def test_graphs_in_bfloat16(folder, request, graphs):
     """The low-precision weights are the model's own, also after an update, and rounded only."""

@@ -23,6 +23,7 @@ from runtime.measures import repeatable
 from tests.faults import faults, micro, soak
 from tools import tiny_runs
 
+pytestmark = pytest.mark.slow
 MICRO = tiny_runs.options_of("grpo")
 PROBLEMS = CountdownTask().held_out(2)
 
@@ -68,7 +69,6 @@ def command(model, folder, *words):
 # ---- The folder belongs to one process ----------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_second_starter_is_refused_until_the_first_is_dead(model, finished, tmp_path):
     """By `kill -9` too, and whatever the second one asks for; it changes nothing."""
     folder = tmp_path / "run"
@@ -344,7 +344,6 @@ def test_a_clock_that_stands_still(model, finished, tmp_path, monkeypatch):
     assert rows(tmp_path / "run") == rows(finished)
 
 
-@pytest.mark.slow
 def test_any_terminal_and_any_path(model, finished, tmp_path):
     """A console that lacks ± and 算, and a folder with spaces."""
     folder = tmp_path / "a run in 算 with späces"
@@ -357,7 +356,6 @@ def test_any_terminal_and_any_path(model, finished, tmp_path):
     assert rows(folder) == rows(finished)
 
 
-@pytest.mark.slow
 def test_a_console_that_is_gone(model, finished, tmp_path):
     """`python grpo.py | head -1`"""
     folder = tmp_path / "run"
@@ -377,7 +375,6 @@ def test_a_console_that_is_gone(model, finished, tmp_path):
 # ---- The harnesses ------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tests.faults.faults", "tests.faults.bad_input"])
 def test_short_form(module):
     """A few of every kind; the long forms write docs/lab/faults.md."""

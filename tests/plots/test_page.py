@@ -260,6 +260,7 @@ def test_nothing_is_wider_than_the_screen(page):
         assert too_wide == 0
 
 
+@pytest.mark.slow
 @SCREENS
 def test_code_comes_first(page):
     """The docstring is folded, and `next` goes from code to code."""
@@ -278,6 +279,7 @@ def test_code_comes_first(page):
     assert page.locator("#code .docstring .hunk").first.is_visible()
 
 
+@pytest.mark.slow
 @ONE_SCREEN
 def test_pairs(page):
     """Both orders, any two, by key, by address and by menu."""
@@ -295,6 +297,7 @@ def test_pairs(page):
     assert page.locator("#charts figure").count() == 3
 
 
+@pytest.mark.slow
 @ONE_SCREEN
 def test_equations_lead_to_code(page):
     """What differs is marked; a click unfolds the line that computes it."""
@@ -310,6 +313,7 @@ def test_equations_lead_to_code(page):
     assert "centred / (pooled.std(1" in page.inner_text(f"#{focused}")
 
 
+@pytest.mark.slow
 @SCREENS
 @pytest.mark.parametrize("pair", ["grpo..gspo", "gspo..grpo"])  # a changed line, and a folded one
 def test_the_method_is_a_key_away(page, pair):
@@ -331,6 +335,7 @@ def test_the_method_is_a_key_away(page, pair):
     assert line.is_visible() and without_comment(line.inner_text()) == quoted[0]
 
 
+@pytest.mark.slow
 def test_a_script_without_documents(browser, tmp_path, monkeypatch):
     """As in exercise 7: the page has its code, its coordinates and its method, and no story."""
     (tmp_path / "zoo").mkdir()
@@ -352,6 +357,7 @@ def test_a_script_without_documents(browser, tmp_path, monkeypatch):
         assert page.locator("#charts figcaption").first.inner_text() == "grpo.py"
 
 
+@pytest.mark.slow
 @SCREENS
 def test_the_map_answers(page):
     """An axis lists who moves it, a script tells its story; the keyboard is enough."""
@@ -384,6 +390,7 @@ def test_the_handout_is_up_to_date():
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 
+@pytest.mark.slow
 def test_the_handout_prints_on_one_page(browser):
     """A4, margins included."""
     page = browser.new_page()

@@ -86,6 +86,7 @@ def test_float32_run(trained, qwen_folder):
     assert all(changed)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_weights(trained, qwen_folder):
     """Autocast is on, yet updates too small for bfloat16 weights are kept."""
     (exact, _), (rows, model) = trained["float32"], trained["bfloat16"]
@@ -99,6 +100,7 @@ def test_bfloat16_keeps_float32_weights(trained, qwen_folder):
     assert small > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_sampler_rounding_is_not_in_the_ratio(qwen_folder, tmp_path):
     """With one update per rollout every ratio is 1, though sampler and training differ."""
     rows, _ = train(qwen_folder, tmp_path / "run", dtype="bfloat16", minibatches=1, steps=1)

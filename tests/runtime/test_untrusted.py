@@ -128,6 +128,7 @@ def test_weights_that_are_missing_or_not_finite(folder):
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(name=st.sampled_from(FILES), place=st.floats(0, 1), junk=st.binary(max_size=40))
 def test_a_broken_model_folder_loads_or_is_refused(model, tmp_path_factory, name, place, junk):
@@ -142,6 +143,7 @@ def test_a_broken_model_folder_loads_or_is_refused(model, tmp_path_factory, name
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_escapes_of_a_model_do_not_reach_the_terminal(folder, tmp_path, monkeypatch):
     change(folder / "config.json", model_type=ESCAPES)
     words = ["--model", str(folder), "--output_dir", str(tmp_path / "run")]
@@ -367,6 +369,7 @@ def diagnosed(folder, rows, monkeypatch, script="grpo"):
     return text
 
 
+@pytest.mark.slow
 def test_diagnose_shows_names_as_text(tmp_path, monkeypatch):
     rows = log_rows(**{f"reward_{ESCAPES}": 0.5, r"reward_$\frac{$": 0.1, "weights": [1, 2]})
     text = diagnosed(tmp_path / r"a $run$ \x", rows, monkeypatch, script=ESCAPES)

@@ -25,7 +25,10 @@ from tests.zoo import verl_oracle
 from tests.zoo.test_zoo import FAR, loss_of, mask_of, on_last_token, over_tokens, uneven
 from tools import verl_command
 
-pytestmark = pytest.mark.skipif(bool(verl_oracle.why_not()), reason=verl_oracle.why_not())
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(verl_oracle.why_not()), reason=verl_oracle.why_not()),
+]
 SCRIPT = pytest.mark.parametrize("script", verl_command.FLAGS)
 # Its mean over tokens divides by their number + 1e-8.
 CLOSE = {"rtol": 1e-7, "atol": 1e-8}
@@ -70,7 +73,6 @@ def test_every_script_is_known_or_explained():
     assert not known & absent
 
 
-@pytest.mark.slow
 @SCRIPT
 def test_command_composes(script, monkeypatch, capsys, tmp_path):
     """What is printed, word for word, is a configuration of verl with the script's numbers."""
@@ -146,7 +148,6 @@ def table_of_flags():
                 yield script, re.sub(r"^actor\.", f"{verl_command.ACTOR}.", key), value
 
 
-@pytest.mark.slow
 def test_the_table_of_flags_is_the_commands():
     rows = list(table_of_flags())
     assert len(rows) >= 20
@@ -254,7 +255,6 @@ def rewards_of(P, G, K):
     return torch.rand(P, G, K, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["grpo", "dapo", "gspo", "cispo", "zoo.gmpo"])
 def test_group_advantages_differ_in_an_epsilon(script):
     """Pooled rewards over the group's std: verl adds 1e-6 to it, ours 1e-4. GDPO has its own."""

@@ -427,6 +427,7 @@ def test_first_updates_of_neighbours_are_parallel(llama_folder):
 # ---- What the scripts refuse --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
