@@ -199,7 +199,7 @@ def test_dapo_with_gspo_by_hand(tmp_path):
 
 
 def test_dapo_with_gdpo_by_hand(tmp_path):
-    """The seam: the punishment is a third component, normalised in its group, of weight 1."""
+    """Where they meet: the punishment is a third component, normalised in its group, of weight 1."""
     module = composition.module_of(("dapo", "gdpo"), tmp_path)
     rewards = torch.rand(2, 4, 3, generator=torch.Generator().manual_seed(0))
     parts = [
@@ -213,7 +213,7 @@ def test_dapo_with_gdpo_by_hand(tmp_path):
 
 
 def test_dapo_with_rloo_by_hand(tmp_path):
-    """The seam: punishment and KL are both columns of the reward, of weights 1 and -beta."""
+    """Where they meet: punishment and KL are both columns of the reward, of weights 1 and -beta."""
     module = composition.module_of(("dapo", "rloo"), tmp_path)
     config = module.Config()
     rewards = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -290,10 +290,10 @@ def test_gdpo_keeps_its_own_std():
         assert "divided by the group's std" in coordinates(made_so.source)["length + std"]
 
 
-def test_every_seam_is_used():
+def test_every_interaction_is_used():
     used = [made("dapo", "gdpo"), made("dapo", "rloo"), made("dapo:sampling")]
-    for seam, source in zip(INTERACTIONS, used, strict=True):
-        assert all(new in source for new in seam.rewrite.values())
+    for interaction, source in zip(INTERACTIONS, used, strict=True):
+        assert all(new in source for new in interaction.rewrite.values())
 
 
 # ---- Presets ------------------------------------------------------------------------------------

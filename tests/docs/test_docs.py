@@ -17,7 +17,8 @@ from compose.reader import scripts
 from experiments.catalogue import ARMS
 
 PAGES = [*sorted(HERE.glob("docs/*.md")), *sorted(HERE.glob("docs/lab/*.md"))]
-PAGES += [HERE / name for name in ("README.md", "base_model/README.md", "experiments/results.md")]
+PAGES += [HERE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += [HERE / name for name in ("base_model/README.md", "experiments/results.md")]
 DOCUMENTS = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HERE)))
 MADE = ("exercise", "mine", "zoo.lite_ppo", "zoo.two_sided")  # by the reader, from grpo.py
 
@@ -55,6 +56,8 @@ OLD_WORDS = r"\bforks?\b|clip_forks|entropy_fork|entropy_rest|zeroed_fork"
 
 @DOCUMENTS
 def test_one_word_has_one_meaning(page):
+    if page.name == "CHANGELOG.md":
+        pytest.skip("it says what the old words were")
     text = page.read_text(encoding="utf-8").replace("*fork tokens*", "")  # the literature's name
     assert re.findall(OLD_WORDS, text, re.IGNORECASE) == []
     assert not re.findall(r"^\| `clip_(?:low|high)`", text, re.MULTILINE)
