@@ -146,6 +146,9 @@ def merge(edits):
 def compose(texts, preset=None):
     """Parts as on the command line -> Composition; InputError if they do not go together."""
     parts = [parse_part(text) for text in texts]
+    for script in {part.script for part in parts}:
+        if sum(part.script == script for part in parts) > 1:
+            raise InputError(f"{short(script)} is named twice: name it once, with all its axes")
     for part in parts:
         if broken := violations(part.script, source_of(part.script)):
             raise InputError(f"{short(part.script)} breaks the diff contract: {broken[0]}")

@@ -1,14 +1,14 @@
 """The diff contract: a script differs from its parent where its axes move, and nowhere else.
 
-`violations` says what breaks it, each with its line and what to do. The tests hold every script to
-it (tests/core/test_diffs.py), and compose takes no part that does not keep it.
+`violations` says what breaks it, with the line and what to do. The tests hold every script to it
+(tests/core/test_diffs.py), and compose takes no part that does not keep it.
 """
 
 import ast
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from compose.reader import (
     AXES,
@@ -16,12 +16,15 @@ from compose.reader import (
     code_lines,
     coordinates,
     docstring_length,
+    loss_line,
     made_of,
     marker,
     method_in_code,
     moved_axes,
     parent,
     source_of,
+    surrogate,
+    undefined_symbols,
     without_comment,
 )
 
@@ -143,130 +146,216 @@ def shape(line):
     return re.sub(r"[A-Za-z_]\w*", "x", line)
 
 
+# ---- What breaks it: sentences, each with the line it is about and what to do -------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A script beside its parent: code as [(line, the function or class it belongs to)]."""
+
+    name: str
+    source: str
+    hub_name: str
+    hub: str
+
+    @cached_property
+    def contract(self):
+        return contract_of(self.name, self.source, self.hub)
+
+    @cached_property
+    def moved(self):
+        return moved_axes(self.source, self.hub)
+
+    @cached_property
+    def before(self):
+        return code_lines(self.hub)
+
+    @cached_property
+    def after(self):
+        return code_lines(self.source)
+
+    def at(self, index, what):
+        """A sentence about line `index` of the script's code."""
+        number = docstring_length(self.source) + 1 + index
+        return f"line {number}, `{self.after[index][0].strip()}`: {what}"
+
+
 @cache
-def violations(name, variant):
-    """What breaks the contract: sentences, each with the line it is about and what to do."""
-    hub_name = parent(variant)
-    hub = source_of(hub_name)
-    contract = contract_of(name, variant, hub)
-    before = code_lines(hub)
-    after = code_lines(variant)
-    start = docstring_length(variant) + 1
-    axes = ", ".join(AXES + EXTRAS)
+def violations(name, source):
+    """What breaks the contract of a script; what explains other sentences stands first."""
+    hub_name = parent(source)
+    pair = Comparison(name, source, hub_name, source_of(hub_name))
+    return [*of_structure(pair), *of_docstring(pair), *of_hunks(pair)]
+
+
+def of_structure(pair):
+    """Functions and options in their order; what the code reads and reports is there."""
     found = []
-    changed = 0
-    marked = set()
-
-    def say(index, line, what):
-        found.append(f"line {start + index}, `{line.strip()}`: {what}")
-
-    texts = [line for line, _ in before], [line for line, _ in after]
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, *texts, False).get_opcodes():
-        if tag == "equal":
-            continue
-        removed = before[a:b]
-        added = after[c:d]
-        changed += len(removed) + len(added)
-        places = {place for line, place in removed + added if line.strip()}
-        first = (added or removed)[0][0]
-        marked |= {marker(line) for line, _ in added} - {None}
-        outside = places - set(contract.places) - contract.new
-        if not places or outside:
-            where = ", ".join(sorted(outside)) or "a blank line"
-            say(c, first, f"changed in {where}, where no axis of this script lies: undo it")
-        for index, (line, place) in enumerate(added, c):
-            axis = marker(line)
-            if axis and place not in contract.new and axis not in contract.places.get(place, ()):
-                may = ", ".join(sorted(contract.places.get(place, ()))) or "nothing"
-                say(
-                    index,
-                    line,
-                    f"{place} may not move {axis}, it may move {may}: coordinates "
-                    f"in the docstring say which axes a script moves",
-                )
-            twins = [x for x, _ in removed if x.strip() and shape(x) == shape(line) and x != line]
-            if twins and not axis:
-                say(
-                    index,
-                    line,
-                    f"a renamed `{twins[0].strip()}`: keep {hub_name}.py's names, or "
-                    f"end the line in `# <- AXIS` if it moves one",
-                )
-        if reflowed(removed, added):
-            say(
-                c,
-                first,
-                f"broken into lines otherwise than in {hub_name}.py, and nothing moved: undo it",
-            )
-        if added and not places & contract.new and not any(marker(line) for line, _ in added):
-            say(c, first, f"changed without a marker: end the line in `# <- AXIS`, one of {axes}")
-        if not added and not all(re.search("ref|kl_", line) for line, _ in removed):
-            say(
-                c,
-                first,
-                f"removed from {hub_name}.py without a marker: keep it, or mark the line "
-                "that takes its place",
-            )
-    for function in sorted(contract.new):
-        defined = re.compile(rf"(def|class) {function}\(")
-        heads = [(i, line) for i, (line, _) in enumerate(after) if defined.match(line)]
-        if not any(marker(line) for _, line in heads):
-            for index, line in heads:
-                say(index, line, "new, and its first line has no marker: end it in `# <- AXIS`")
-    for index, (line, _) in enumerate(after):
-        if re.search("#.*<-", line) and not marker(line):
-            say(index, line, f"its marker is not one of {axes}, followed by a colon or nothing")
-    moved = moved_axes(variant, hub)
-    for axis in sorted(moved - marked):
+    names = [name for name in top_level_names(pair.source) if name not in pair.contract.new]
+    if names != top_level_names(pair.hub):
         found.append(
-            f"the docstring moves {axis}, and no line is marked with it: mark the line "
-            f"that moves it with `# <- {axis}`, or give it {hub_name}.py's coordinate"
+            f"its functions are {', '.join(names)}: keep those of {pair.hub_name}.py in their "
+            "order; new ones go between"
         )
-    for axis in sorted(marked - moved):
-        found.append(
-            f"lines are marked with {axis}, and its coordinate in the docstring is "
-            f"{hub_name}.py's: say there where the script lies"
-        )
-    length_std = coordinates(variant)["length + std"]
+    known = options(pair.source)
+    shared = [option for option in known if option in options(pair.hub)]
+    order = [option for option in options(pair.hub) if option in shared]
+    for here, there in zip(shared, order, strict=True):
+        if here != there:
+            found.append(
+                f"option {here} stands where {pair.hub_name}.py has {there}: restore the order; "
+                "new options go between"
+            )
+            break
+    for node in ast.walk(ast.parse(pair.source)):
+        of_config = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
+        if of_config and node.attr not in known:
+            line = pair.source.splitlines()[node.lineno - 1].strip()
+            found.append(
+                f"line {node.lineno}, `{line}`: Config has no {node.attr}; give it this option, "
+                "marked, below `# This algorithm`, or do without"
+            )
+    loss = next(n for n in ast.parse(pair.source).body if getattr(n, "name", "") == "policy_loss")
+    reported = [key.value for d in ast.walk(loss) if isinstance(d, ast.Dict) for key in d.keys]
+    if "ratio" not in reported:
+        found.append('policy_loss: its metrics need "ratio", which the log shows; put it back')
+    return found
+
+
+def of_docstring(pair):
+    """Coordinates, equations and the quoted method fit each other and the code."""
+    found = []
+    length_std = coordinates(pair.source)["length + std"]
+    code = [line for line, _ in pair.after]
     if ", " not in length_std:
         found.append(
             "length + std: its coordinate says two things, as grpo.py's does: what tokens are "
             "divided by and, after a comma, whether advantages are divided by a std"
         )
-    said = "divided by the group's std" in length_std
-    if said != any(".std(1" in line for line in texts[1]):
+    if ("divided by the group's std" in length_std) != any(".std(1" in line for line in code):
         found.append(
-            "length + std: its coordinate says `divided by the group's std` if, and only "
-            "if, compute_advantages has `.std(1`: change one of the two"
+            "length + std: its coordinate says `divided by the group's std` if, and only if, "
+            "compute_advantages has `.std(1`: change one of the two"
         )
-    written = list(map(without_comment, texts[1]))
-    quoted = method_in_code(variant)
+    if not loss_line(pair.source):
+        found.append(
+            "the equations need a line `L    = ... sum_t [ -SURROGATE ]`, with `+ beta k_it ]` at "
+            "its end if there is a KL, as in grpo.py"
+        )
+    here, there = (surrogate(text).replace("A_it", "A_i") for text in (pair.source, pair.hub))
+    if here != there and not pair.moved & {"granularity", "clip width"}:
+        found.append(
+            f"L has the surrogate `{here}`, {pair.hub_name}.py's is `{there}`: restore it, or say "
+            "in the coordinates that granularity or clip width moves"
+        )
+    found += [
+        f"the equations use {symbol}, which nothing defines: give it a line, or a remark behind one"
+        for symbol in undefined_symbols(pair.source)
+    ]
+    quoted = method_in_code(pair.source)
     if not quoted:
         found.append(
             "the docstring quotes no code: add `The method in code:` below the coordinates, and "
             "under it the one to three lines that are the method"
         )
-    found += [
-        f"the docstring quotes `{line}`, which stands {written.count(line)} times in the code: "
-        "quote a line that is there once"
-        for line in quoted
-        if written.count(line) != 1
+    written = list(map(without_comment, code))
+    for line in quoted:
+        if line != without_comment(line):
+            found.append(f"the docstring quotes `{line}`: leave out its comment")
+        elif written.count(line) != 1:
+            found.append(
+                f"the docstring quotes `{line}`, which stands {written.count(line)} times in the "
+                "code: quote a line that is there once"
+            )
+    return found
+
+
+def of_hunks(pair):
+    """Every changed line lies where an axis moves, is marked, and is nothing but the move."""
+    axes = ", ".join(AXES + EXTRAS)
+    contract = pair.contract
+    texts = [line for line, _ in pair.before], [line for line, _ in pair.after]
+    hunks = [
+        (c, pair.before[a:b], pair.after[c:d])
+        for tag, a, b, c, d in difflib.SequenceMatcher(None, *texts, False).get_opcodes()
+        if tag != "equal"
     ]
+    changed = sum(len(removed) + len(added) for _, removed, added in hunks)
+    marked = {marker(line) for _, _, added in hunks for line, _ in added} - {None}
+    found = [sentence for hunk in hunks for sentence in of_hunk(pair, *hunk)]
+    for function in sorted(contract.new):
+        defined = re.compile(rf"(def|class) {function}\(")
+        heads = [i for i, (line, _) in enumerate(pair.after) if defined.match(line)]
+        found += [
+            pair.at(i, "new, and its first line has no marker: end it in `# <- AXIS`")
+            for i in heads
+            if not marker(pair.after[i][0])
+        ]
+    for index, (line, _) in enumerate(pair.after):
+        if re.search("#.*<-", line) and not marker(line):
+            found.append(
+                pair.at(index, f"its marker is not one of {axes}, followed by a colon or nothing")
+            )
+    for axis in sorted(pair.moved - marked):
+        found.append(
+            f"the docstring moves {axis}, and no line is marked with it: mark the line that moves "
+            f"it with `# <- {axis}`, or give it {pair.hub_name}.py's coordinate"
+        )
+    for axis in sorted(marked - pair.moved):
+        found.append(
+            f"lines are marked with {axis}, whose coordinate in the docstring is still "
+            f"{pair.hub_name}.py's: say there where the script lies, or take the markers away"
+        )
     if changed > contract.budget:
         found.append(
-            f"{changed} changed lines, {contract.budget} allowed: move less, or take "
-            "another parent with `vs PARENT.py:`"
+            f"{changed} changed lines, {contract.budget} allowed: move less, or take another "
+            "parent with `vs PARENT.py:`"
         )
-    kept = [n for n in top_level_names(variant) if n not in contract.new]
-    if kept != top_level_names(hub):
+    return found
+
+
+def of_hunk(pair, start, removed, added):
+    """The sentences on one hunk; start: where its added lines begin in the script's code."""
+    axes = ", ".join(AXES + EXTRAS)
+    contract = pair.contract
+    found = []
+    places = {place for line, place in removed + added if line.strip()}
+    outside = places - set(contract.places) - contract.new
+    gone = "" if added else f" (`{removed[0][0].strip()}` stood before it)"
+    if not places or outside:
+        where = ", ".join(sorted(outside)) or "a blank line"
+        what = f"changed in {where}, where no axis of this script lies: undo it{gone}"
+        found.append(pair.at(start, what))
+    for index, (line, place) in enumerate(added, start):
+        axis = marker(line)
+        allowed = contract.places.get(place, set())
+        if axis in pair.moved and place not in contract.new and axis not in allowed:
+            may = ", ".join(sorted(allowed)) or "nothing"
+            found.append(pair.at(index, f"{place} may not move {axis}, it may move {may}"))
+        twins = [x for x, _ in removed if x.strip() and shape(x) == shape(line) and x != line]
+        if twins and not axis:
+            found.append(
+                pair.at(
+                    index,
+                    f"a renamed `{twins[0].strip()}`: keep {pair.hub_name}.py's names, or end the "
+                    "line in `# <- AXIS` if it moves one",
+                )
+            )
+    if reflowed(removed, added):
         found.append(
-            f"functions are not those of {hub_name}.py in their order: {', '.join(kept)}; "
-            "new ones go between, with a marker"
+            pair.at(
+                start,
+                f"broken into lines otherwise than in {pair.hub_name}.py, and nothing moved: undo "
+                f"it{gone}",
+            )
         )
-    shared = [o for o in options(variant) if o in options(hub)]
-    if shared != [o for o in options(hub) if o in shared]:
+    if added and not places & contract.new and not any(marker(line) for line, _ in added):
         found.append(
-            f"options are not in the order of {hub_name}.py: {', '.join(shared)}; put new "
-            "ones between"
+            pair.at(start, f"changed without a marker: end the line in `# <- AXIS`, one of {axes}")
+        )
+    if not added and not all(re.search("ref|kl_", line) for line, _ in removed):
+        found.append(
+            f"`{removed[0][0].strip()}` of {pair.hub_name}.py is gone without a marker: put it "
+            "back, or mark the line that takes its place"
         )
     return found

@@ -95,6 +95,48 @@ def equations(source):
     return textwrap.dedent(doc.split("baseline:\n\n", 1)[-1]).rstrip().splitlines()
 
 
+def without_remark(equation):
+    """A line of the equations up to the remark that stands behind three spaces or more."""
+    left = re.match(r"\w+ +(?:=|<-) +", equation)
+    start = left.end() if left else 0
+    return equation[:start] + re.split(r" {3,}", equation[start:])[0]
+
+
+def loss_line(source):
+    """The line of L in a script's equations, `L    = ... sum_t [ -SURROGATE ...`; else ""."""
+    found = (without_remark(line) for line in equations(source))
+    return next((line for line in found if re.match(r"L    = .*sum_[it] (\[ )?-", line)), "")
+
+
+def surrogate(source):
+    """What a script's L takes the mean of, without its sign and without the KL."""
+    found = re.search(r"sum_[it] (?:\[ )?-(.*?)(?: \+ beta.*| \])?$", loss_line(source))
+    return found[1] if found else ""
+
+
+GREEK = "alpha|beta|gamma|delta|epsilon|lambda|mu|omega|phi|rho|sigma|tau|theta"
+# A symbol of an equation that stands for a number, such as b, q_i or lambda; a function is none.
+SYMBOL = re.compile(rf"(?<!\w)((?:{GREEK}|[A-Za-z])(?:_[ij][tks]?)?)(?![\w(|])")
+GIVEN = {"L", "R", "o", "e", "beta", "i", "j", "k", "s", "t"}  # in every script
+
+
+def undefined_symbols(source):
+    """Symbols of a script's equations that no line, remark, sentence or option defines."""
+
+    def names(text):
+        return {word.partition("_")[0] for word in re.findall(r"\w+", text)}
+
+    lines = equations(source)
+    formulas = [re.sub(r"^\w+ +(=|<-) +", "", without_remark(line)) for line in lines]
+    beside = docstring_of(source)
+    for formula in formulas:
+        beside = beside.replace(formula, "")
+    config = source[source.index("class Config") :].partition("\n\n\n")[0]
+    defined = GIVEN | names(beside) | names(config)
+    used = [symbol for formula in formulas for symbol in SYMBOL.findall(formula)]
+    return sorted({symbol for symbol in used if symbol.partition("_")[0] not in defined})
+
+
 def moved_axes(source, hub):
     """The axes and extras on which a script's coordinates differ from those of its hub."""
     here, there = coordinates(source), coordinates(hub)

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
-from compose.reader import parent, scripts, source_of
+from compose.reader import coordinates, parent, scripts, source_of
 
 # Scripts by what a composition has to know of them.
 ONE_EACH = {"zoo.reinforce_pp", "zoo.spo", "zoo.ppo"}  # one completion per prompt, no group
 PER_TOKEN = {"zoo.reinforce_pp", "zoo.prime", "zoo.ppo", "zoo.gigpo"}  # an advantage of every token
 PER_COMPLETION = {"gspo", "zoo.rloo", "zoo.gmpo"}  # one ratio for a completion
-NO_REFERENCE = {"dr_grpo", "dapo", "cispo", "zoo.spo", "zoo.ppo"}
-ALL = {name for name in scripts() if parent(source_of(name)) == "grpo"}
+# These read what they need off the scripts, so that a new one is among them.
+SOURCES = {name: source_of(name) for name in scripts()}
+ALL = {name for name, source in SOURCES.items() if parent(source) == "grpo"}
+NO_REFERENCE = {name for name in ALL if "ref_logprobs" not in SOURCES[name]}
+UNDIVIDED = {name for name in ALL if "no division" in coordinates(SOURCES[name])["length + std"]}
 
 TOGETHER = {  # script: moves that make no sense apart
     "zoo.gmpo": ("granularity", "clip_width"),
@@ -51,7 +54,7 @@ CLASHES = [
         "arXiv:2507.18071",
     ),
     Clash(
-        {"advantage": {"zoo.rloo"}, "std": ALL - {"zoo.rloo", "dr_grpo"}},
+        {"advantage": {"zoo.rloo"}, "std": ALL - UNDIVIDED},
         "leaving one out scales by G / (G - 1), which a division by a std takes out again",
         "arXiv:2402.14740",
     ),

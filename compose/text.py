@@ -3,7 +3,6 @@
 import re
 import textwrap
 
-from compose.contract import CONTRACT
 from compose.edits import MOVES, edits_of
 from compose.reader import (
     AXES,
@@ -11,10 +10,13 @@ from compose.reader import (
     coordinates,
     docstring_of,
     equations,
+    loss_line,
     marker,
     method_in_code,
+    moved_axes,
     short,
     source_of,
+    surrogate,
     without_comment,
 )
 from compose.rules import ONE_EACH, PER_TOKEN
@@ -23,6 +25,11 @@ from countdown_task import InputError
 SYMBOL = re.compile(r"\b(?!o_)[A-Za-z]_i[tk]?\b")
 RATIOS = ("s_i", "r_it")
 OWN_BASELINE = ONE_EACH | {"zoo.prime", "gdpo"}  # their advantage is stated by their own lines
+# Scripts whose equations of A are put together here, one's baseline with another's std. Of others
+# that move one of the two, the lines are taken whole.
+MERGED = {"grpo", "dr_grpo", "gdpo", "zoo.gigpo", "zoo.rloo", "zoo.reinforce_pp_baseline"}
+MERGED |= OWN_BASELINE
+WHOLE = ("advantage", "std")
 
 
 def docstring(parts, owner, notes, preset, code):
@@ -138,14 +145,14 @@ def advantage(taken):
     own = {
         symbol: line
         for symbol, line in by_symbol(script).items()
-        if symbol not in ("r_it", "s_i", "k_it", "L", "after")
+        if symbol not in (*symbols_of(script), "k_it", "L", "after")
     }
     if script in OWN_BASELINE:
         return list(own.values())
-    if script not in ("grpo", *CONTRACT):  # a new one: what it says, but for ratios and weights
-        return [line for symbol, line in own.items() if symbol not in symbols_of(script)]
     if script == "zoo.rloo":
         lines = [own["A_i"]]
+    elif new := next((taken[move] for move in WHOLE if taken[move] not in MERGED), None):
+        lines = whole_advantage(new, taken)
     else:
         of_std = by_symbol("dr_grpo" if taken["std"] == "zoo.rloo" else taken["std"])
         lines = [of_std[symbol] for symbol in ("C_i", "A_i") if symbol in of_std]
@@ -159,29 +166,36 @@ def advantage(taken):
     return lines
 
 
-def loss_of(script):
-    """A script's line of L; InputError if its docstring has none that can be taken apart."""
-    line = by_symbol(script).get("L", "")
-    if not re.search(r"^L    = .*sum_[it].* -", line):
-        raise InputError(
-            f"{short(script)}: its docstring needs a line `L    = ... sum_t [ -SURROGATE ]`, as in "
-            "grpo.py's, to take the equation from"
-        )
-    return line
+def whole_advantage(script, taken):
+    """The lines on A of a script that MERGED does not know: they hold for what it moves, together.
 
-
-def surrogate_of(script):
-    """What a script's L takes the mean of, without its sign and without the KL."""
-    return re.search(r"sum_[it] (?:\[ )?-(.*?)(?: \+ beta.*| \])?$", loss_of(script))[1]
+    InputError if its advantage is taken without its std or the other way round, because then no
+    script has the equation.
+    """
+    source = source_of(script)
+    moved = moved_axes(source, source_of("grpo"))
+    own = {"advantage": "advantage" in moved, "std": "std" in {e.move for e in edits_of(script)}}
+    for move, is_own in own.items():
+        if taken[move] != (script if is_own else "grpo"):
+            stated = " and ".join(
+                f"{'its own' if yes else 'the usual'} {name}" for name, yes in own.items()
+            )
+            raise InputError(
+                f"{short(script)} states A for {stated}, not for {short(taken[move])}'s {move}; no "
+                "equation would be right: take them as it has them"
+            )
+    left_out = (*symbols_of(script), "k_it", "L", "after")
+    return [line for symbol, line in by_symbol(script).items() if symbol not in left_out]
 
 
 def symbols_of(script):
-    """The symbols that a script's surrogate needs, and those that these need; A and k apart."""
+    """The ratios and weights that a script's surrogate needs, and those that these need."""
     lines = by_symbol(script)
-    needed = SYMBOL.findall(surrogate_of(script))
+    needed = [name for name in SYMBOL.findall(surrogate(source_of(script))) if name[0] != "A"]
     for symbol in needed:  # it grows
-        needed += SYMBOL.findall(lines.get(symbol, "").partition("=")[2])
-    return [symbol for symbol in lines if symbol in needed and symbol[0] not in "ARSk"]
+        beside = SYMBOL.findall(lines.get(symbol, "").partition("=")[2])
+        needed += [name for name in beside if name[0] != "A"]
+    return [symbol for symbol in lines if symbol in needed]
 
 
 def ratio(taken):
@@ -196,15 +210,15 @@ def ratio(taken):
 
 def loss(taken, with_kl):
     """Lines of L: how tokens are averaged, the surrogate, the KL."""
-    outer = re.search(r"L    = (.*?sum_t)", loss_of(taken["length"]))
+    outer = re.search(r"L    = (.*?sum_t)", loss_line(source_of(taken["length"])))
     if not outer:
         raise InputError(f"{short(taken['length'])}: its L has no sum_t: take another's length")
     outer = outer[1].replace("1/G", "1/P") if taken["sampling"] in ONE_EACH else outer[1]
-    surrogate = surrogate_of(taken["clip_width"])
+    inner = surrogate(source_of(taken["clip_width"]))
     if taken["granularity"] != taken["clip_width"]:
         ratio = next(name for name in RATIOS if name in symbols_of(taken["granularity"]))
-        surrogate = re.sub("|".join(RATIOS), ratio, surrogate)
-    lines = [f"L    = {outer} [ -{surrogate}", "+ beta k_it ]" if with_kl else "]"]
+        inner = re.sub("|".join(RATIOS), ratio, inner)
+    lines = [f"L    = {outer} [ -{inner}", "+ beta k_it ]" if with_kl else "]"]
     lines = [" ".join(lines)] if len(" ".join(lines)) <= 94 else [lines[0], " " * 7 + lines[1]]
     return [*lines, f"{'':<54}T: token budget"] if "1/T" in outer else lines
 

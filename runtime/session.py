@@ -59,7 +59,7 @@ def check_model(model):
     """InputError, in one line, if the engine cannot run the model: it reads a prompt of two."""
     try:
         engine.start_decoding(model, [[0, 0]])
-    except InputError:
+    except (InputError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # there is nothing that a model's code cannot raise
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -7,7 +7,7 @@ For each of P problems sample one completion o_i; a critic V_it of the prefix is
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     L    = 1/sum_i |o_i| sum_i sum_t -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it)
     L_V  = 1/sum_i |o_i| sum_i sum_t max((V - G)^2, (clip(V, V_old +- c) - G)^2) / 2
-                                                          G_it = A_it + V_it before the division
+                                      c: value_clip; G_it = A_it + V_it before the division
 
 Coordinates on the six axes:
     granularity   token ratio

@@ -6,6 +6,7 @@ import pytest
 
 from common import HERE
 from compose import reader
+from compose.contract import violations
 from compose.reader import equations, method_in_code, source_of, without_comment
 from plots import handout, make_figures, side_by_side, stories
 from plots.side_by_side import NAMES
@@ -39,9 +40,16 @@ def test_colours_lose_no_character(name):
     assert kinds["def"] == "k" and kinds["0.0"] == "n" and kinds["# Model"] == "c"
 
 
+def skip_if_broken(name):
+    """A script that is being written: what it lacks is said once, by the contract's own test."""
+    if violations(name, source_of(name)):
+        pytest.skip("it breaks the diff contract: tests/core/test_diffs.py says where")
+
+
 @pytest.mark.parametrize("name", NAMES[1:])
 def test_blocks_hold_both_sources(name):
     """Every line once and in order, marks inside their line; labels name the axes that move."""
+    skip_if_broken(name)
     source = source_of(name)
     parent = source_of(reader.parent(source))
     old, new = parent.splitlines(), source.splitlines()
@@ -165,6 +173,7 @@ def test_every_script_has_a_story(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_method_leads_to_code(name):
     """Line numbers of the page are those of the file."""
+    skip_if_broken(name)
     lines = source_of(name).splitlines()
     found = [without_comment(lines[at - 1]) for at in stories.quoted_at(name)]
     assert found == method_in_code(source_of(name))
