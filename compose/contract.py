@@ -142,8 +142,8 @@ def reflowed(removed, added):
 
 
 def shape(line):
-    """The line with every name alike: equal for two lines if names alone differ."""
-    return re.sub(r"[A-Za-z_]\w*", "x", line)
+    """The line with every name and number alike: equal for two lines if these alone differ."""
+    return re.sub(r"[A-Za-z_]\w*|\d[\w.]*", "x", line)
 
 
 # ---- What breaks it: sentences, each with the line it is about and what to do -------------------
@@ -182,14 +182,14 @@ class Comparison:
 
 @cache
 def violations(name, source):
-    """What breaks the contract of a script; what explains other sentences stands first."""
+    """What breaks the contract of a script: of its order alone, until that is restored."""
     hub_name = parent(source)
     pair = Comparison(name, source, hub_name, source_of(hub_name))
-    return [*of_structure(pair), *of_docstring(pair), *of_hunks(pair)]
+    return of_order(pair) or [*of_options(pair), *of_docstring(pair), *of_hunks(pair)]
 
 
-def of_structure(pair):
-    """Functions and options in their order; what the code reads and reports is there."""
+def of_order(pair):
+    """Functions and options stand as in the parent, new ones between them."""
     found = []
     names = [name for name in top_level_names(pair.source) if name not in pair.contract.new]
     if names != top_level_names(pair.hub):
@@ -197,25 +197,38 @@ def of_structure(pair):
             f"its functions are {', '.join(names)}: keep those of {pair.hub_name}.py in their "
             "order; new ones go between"
         )
-    known = options(pair.source)
-    shared = [option for option in known if option in options(pair.hub)]
+    shared = [option for option in options(pair.source) if option in options(pair.hub)]
     order = [option for option in options(pair.hub) if option in shared]
-    for here, there in zip(shared, order, strict=True):
-        if here != there:
-            found.append(
-                f"option {here} stands where {pair.hub_name}.py has {there}: restore the order; "
-                "new options go between"
-            )
-            break
-    for node in ast.walk(ast.parse(pair.source)):
-        of_config = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
-        if of_config and node.attr not in known:
-            line = pair.source.splitlines()[node.lineno - 1].strip()
-            found.append(
-                f"line {node.lineno}, `{line}`: Config has no {node.attr}; give it this option, "
-                "marked, below `# This algorithm`, or do without"
-            )
-    loss = next(n for n in ast.parse(pair.source).body if getattr(n, "name", "") == "policy_loss")
+    wrong = [(here, there) for here, there in zip(shared, order, strict=True) if here != there]
+    if wrong:
+        here, there = wrong[0]
+        found.append(
+            f"option {here} stands where {pair.hub_name}.py has {there}: restore the order; new "
+            "options go between"
+        )
+    return found
+
+
+def of_options(pair):
+    """What the code reads is an option, the method's options are read, and the ratio is logged."""
+    known = options(pair.source)
+    tree = ast.parse(pair.source)
+    read = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
+    ]
+    lines = pair.source.splitlines()
+    found = [
+        f"line {node.lineno}, `{lines[node.lineno - 1].strip()}`: Config has no {node.attr}; give "
+        "it this option, marked, below `# This algorithm`, or do without"
+        for node in read
+        if node.attr not in known
+    ]
+    own = pair.source.partition("    # This algorithm\n")[2].partition("    # Task\n")[0]
+    unread = set(re.findall(r"^    (\w+):", own, re.MULTILINE)) - {node.attr for node in read}
+    found += [f"option {name} is read nowhere: take it out" for name in sorted(unread)]
+    loss = next(node for node in tree.body if getattr(node, "name", "") == "policy_loss")
     reported = [key.value for d in ast.walk(loss) if isinstance(d, ast.Dict) for key in d.keys]
     if "ratio" not in reported:
         found.append('policy_loss: its metrics need "ratio", which the log shows; put it back')
@@ -337,8 +350,8 @@ def of_hunk(pair, start, removed, added):
             found.append(
                 pair.at(
                     index,
-                    f"a renamed `{twins[0].strip()}`: keep {pair.hub_name}.py's names, or end the "
-                    "line in `# <- AXIS` if it moves one",
+                    f"only names or numbers differ from `{twins[0].strip()}`: keep "
+                    f"{pair.hub_name}.py's, or end the line in `# <- AXIS` if it moves one",
                 )
             )
     if reflowed(removed, added):
@@ -356,6 +369,6 @@ def of_hunk(pair, start, removed, added):
     if not added and not all(re.search("ref|kl_", line) for line, _ in removed):
         found.append(
             f"`{removed[0][0].strip()}` of {pair.hub_name}.py is gone without a marker: put it "
-            "back, or mark the line that takes its place"
+            "back, or leave a comment in its place that ends in `# <- AXIS`"
         )
     return found

@@ -38,7 +38,8 @@ def source_of(script):
 def scripts():
     """Every script that names its six coordinates, as a module: grpo, its neighbours, zoo.*"""
     files = [*HERE.glob("*.py"), *HERE.glob("zoo/*.py")]
-    names = [".".join(file.relative_to(HERE).with_suffix("").parts) for file in files]
+    shown = [file for file in files if not file.name.startswith(".")]  # an editor's own are not
+    names = [".".join(file.relative_to(HERE).with_suffix("").parts) for file in shown]
     found = [name for name in names if coordinates(source_of(name)).keys() >= set(AXES)]
     return sorted(found, key=lambda name: (name != "grpo", "." in name, name))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from compose.reader import coordinates, parent, scripts, source_of
+from compose.reader import coordinates, parent, scripts, source_of, surrogate
 
 # Scripts by what a composition has to know of them.
 ONE_EACH = {"zoo.reinforce_pp", "zoo.spo", "zoo.ppo"}  # one completion per prompt, no group
@@ -12,6 +12,7 @@ PER_COMPLETION = {"gspo", "zoo.rloo", "zoo.gmpo"}  # one ratio for a completion
 SOURCES = {name: source_of(name) for name in scripts()}
 ALL = {name for name, source in SOURCES.items() if parent(source) == "grpo"}
 NO_REFERENCE = {name for name in ALL if "ref_logprobs" not in SOURCES[name]}
+CLIPPED = {name for name in ALL if "clip(" in surrogate(SOURCES[name])} | {"zoo.gmpo"}
 UNDIVIDED = {name for name in ALL if "no division" in coordinates(SOURCES[name])["length + std"]}
 
 TOGETHER = {  # script: moves that make no sense apart
@@ -34,7 +35,7 @@ class Clash:
 
 CLASHES = [
     Clash(
-        {"granularity": {"gspo"}, "clip_width": ALL - {"gspo", "cispo"}},
+        {"granularity": {"gspo"}, "clip_width": CLIPPED - {"gspo"}},
         "a clip of 0.2 is dead on GSPO's ratio, a mean that strays from 1 by a thousandth",
         "arXiv:2507.18071",
     ),

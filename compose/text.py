@@ -18,6 +18,7 @@ from compose.reader import (
     source_of,
     surrogate,
     without_comment,
+    without_remark,
 )
 from compose.rules import ONE_EACH, PER_TOKEN
 from countdown_task import InputError
@@ -230,8 +231,8 @@ def require_defined(lines):
         for symbol in SYMBOL.findall(line):
             if symbol[0] not in "AR" and symbol not in defined:
                 raise InputError(
-                    f"the equation `{line}` uses {symbol}, which nothing defines: its part goes "
-                    "with another ratio; name the axes to take"
+                    f"the equation `{without_remark(line)}` uses {symbol}, which nothing defines: "
+                    "its part goes with another ratio; name the axes to take"
                 )
 
 

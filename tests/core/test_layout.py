@@ -17,6 +17,7 @@ ROOMS += ("experiments", "plots", "tools", "tests")
 TOP_LEVEL = {"grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo", "countdown_task", "common"}
 FILES = [*HERE.glob("*.py")]
 FILES += [file for room in (*ROOMS[2:], "zoo") for file in (HERE / room).rglob("*.py")]
+FILES = [file for file in FILES if not file.name.startswith(".")]
 
 
 def name_of(file):
