@@ -146,9 +146,13 @@ def merge(edits):
 def compose(texts, preset=None):
     """Parts as on the command line -> Composition; InputError if they do not go together."""
     parts = [parse_part(text) for text in texts]
-    for script in {part.script for part in parts}:
-        if sum(part.script == script for part in parts) > 1:
-            raise InputError(f"{short(script)} is named twice: name it once, with all its axes")
+    named = set()  # (script, move)
+    for part in parts:
+        own = {(part.script, move) for move in part.moves}
+        if own & named:
+            moves = ", ".join(sorted(move for _, move in own & named))
+            raise InputError(f"{part.text}: {short(part.script)}'s {moves} is named twice")
+        named |= own
     for part in parts:
         if broken := violations(part.script, source_of(part.script)):
             raise InputError(f"{short(part.script)} breaks the diff contract: {broken[0]}")

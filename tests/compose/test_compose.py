@@ -392,8 +392,10 @@ def test_a_new_script_states_its_own_advantage(newcomer):
     assert "not for dr_grpo.py's std" in refused(newcomer, "dr_grpo:std")
 
 
-def test_a_part_named_twice():
-    assert "dapo.py is named twice" in refused("dapo:kl", "gspo", "dapo:sampling")
+def test_a_move_named_twice():
+    """Two parts of one script may share no move; apart from each other they go together."""
+    assert "dapo.py's kl is named twice" in refused("dapo:kl", "gspo", "dapo:sampling,kl")
+    assert code(made("dapo:kl", "dapo:length")) == code(made("dapo:kl,length"))
 
 
 def test_a_composition_is_no_part(monkeypatch):
