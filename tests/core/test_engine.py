@@ -248,6 +248,7 @@ def graphs(monkeypatch):
     return shapes
 
 
+@pytest.mark.slow
 @MODELS
 def test_graphs_sample_the_same(folder, request, graphs):
     """Rollouts of different sizes in turn, after an update too: what is held is never stale."""

@@ -243,6 +243,7 @@ def test_a_checkpoint_carries_more_than_the_optimizer(tiny, tmp_path):
 # ---- What a run refuses -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_no_run_is_lost_by_mistake(tiny, finished, tmp_path, monkeypatch):
     """Neither a repeated command, nor a wrong option beside --overwrite, nor --resume loses it."""
     folder = tmp_path / "run"
@@ -263,6 +264,7 @@ def test_no_run_is_lost_by_mistake(tiny, finished, tmp_path, monkeypatch):
     assert contents(folder) == before and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_longer_resume_goes_on_and_overwrite_starts_over(tiny, finished, tmp_path):
     folder = tmp_path / "run"
     train(**tiny | {"steps": 2}, output_dir=folder)

@@ -147,6 +147,7 @@ def test_map_coordinates_and_tracks_are_one(name):
             assert cell.startswith("<strong>") == (axis in moved), axis
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("documented")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_script_has_a_story(name):
