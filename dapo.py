@@ -21,19 +21,19 @@ The method in code:
     return (token_loss * mask).sum() / num_tokens
 
 vs grpo.py: 1) clip-higher; 2) token mean; 3) no KL; 4) dynamic sampling; 5) overlong punishment.
-Eq. 8 divides by the tokens of each group; the authors' code by those of the minibatch, as here.
 Not implemented: learning-rate warm-up; rewards of +1 / -1 (with our 1 / 0 R_len weighs double).
 """
 
 from dataclasses import dataclass, fields, replace  # <- sampling
+
+from runtime import engine, measures, session  # before torch: how its threads wait
+from runtime.options import option
 
 import torch
 import torch.nn.functional as F
 
 import common
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
-from runtime import engine, measures, session
-from runtime.options import option
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Config:
     data: str = option("", "JSONL or parquet file of problems to use instead")
     # Run
     seed: int = option(1, "seed of problems and sampling")
+    threads: int = option(0, "threads on a CPU; 0: a short timing decides", within=(0, 1024))
     eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
     eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
     checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
@@ -198,9 +199,8 @@ def join_groups(groups, drawn):  # <- sampling: the chosen groups as one rollout
     counts = ("completions_sampled", "tokens_sampled")
     whole = {name: sum(getattr(rollout, name) for rollout in drawn) for name in counts}
     for name in [field.name for field in fields(Rollout) if field.name not in counts]:
-        parts = [getattr(rollout, name)[rows] for rollout, rows in groups]
-        is_tensor = torch.is_tensor(parts[0])
-        whole[name] = torch.cat(parts) if is_tensor else [x for part in parts for x in part]
+        values = [value for rollout, rows in groups for value in getattr(rollout, name)[rows]]
+        whole[name] = torch.stack(values) if torch.is_tensor(values[0]) else values
     return Rollout(**whole)
 
 

@@ -29,13 +29,14 @@ Not implemented: GSPO-token (Eq. 13-14); with one advantage per completion its l
 
 from dataclasses import dataclass, replace
 
+from runtime import engine, measures, session  # before torch: how its threads wait
+from runtime.options import option
+
 import torch
 import torch.nn.functional as F
 
 import common
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
-from runtime import engine, measures, session
-from runtime.options import option
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Config:
     data: str = option("", "JSONL or parquet file of problems to use instead")
     # Run
     seed: int = option(1, "seed of problems and sampling")
+    threads: int = option(0, "threads on a CPU; 0: a short timing decides", within=(0, 1024))
     eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
     eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
     checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)

@@ -28,15 +28,16 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from runtime import engine
+from runtime.measures import peak_memory_mb
+from runtime.run_folder import write_text
+
 import torch
 import transformers
 
 import common
 import grpo
 from countdown_task import REWARDS, CountdownTask
-from runtime import engine
-from runtime.measures import peak_memory_mb
-from runtime.run_folder import write_text
 
 BASE = str(common.HERE / "base_model")
 FROZEN = 1e-9  # learning rate

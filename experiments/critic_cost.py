@@ -19,8 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import common
 from runtime.run_folder import read_jsonl, write_text
+
+import common
 
 RESULT = common.HERE / "experiments/critic_cost.json"
 ROUNDS = 5

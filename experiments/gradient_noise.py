@@ -27,14 +27,15 @@ if __package__ != "experiments":
 import json
 from dataclasses import replace
 
+from runtime import engine
+from runtime.run_folder import write_text
+
 import numpy as np
 import torch
 
 import common
 import grpo
 from countdown_task import CountdownTask
-from runtime import engine
-from runtime.run_folder import write_text
 from zoo import ppo
 
 RESULT = common.HERE / "experiments/gradient_noise.json"

@@ -5,6 +5,8 @@ import statistics
 from collections import Counter
 from dataclasses import replace
 
+from runtime import engine
+
 import torch
 import torch.nn.functional as F
 
@@ -12,7 +14,6 @@ import common
 import grpo
 from countdown_task import CountdownTask
 from experiments import turns
-from runtime import engine
 
 
 def token_classes(tokenizer):

@@ -44,9 +44,10 @@ TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes
 
 def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
+    from runtime import session
+
     from experiments.lag import OldSampler
     from experiments.probes import Probes
-    from runtime import session
 
     REWARDS.update(MORE_REWARDS)
     if arm.parts:
@@ -100,11 +101,12 @@ def prepare_model(names):
 
 def run_one(name, seed):
     """One run with probes; its small log is written last."""
+    from runtime import run_folder
+
     import torch
 
     import common
     from experiments.probes import pass_at_k
-    from runtime import run_folder
 
     torch.set_num_threads(1)
     prepare_model([name])

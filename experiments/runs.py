@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.run_folder import read_jsonl
+
 from countdown_task import InputError, printable
 from experiments import archive
 from experiments.catalogue import ARMS
-from runtime.run_folder import read_jsonl
 
 NEEDED = {"step", "reward", "accuracy", "length", "entropy"}  # in the row of a training step
 

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from runtime.kv_cache import right_pad
+
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
@@ -17,7 +19,6 @@ import common
 from countdown_task import REWARDS, InputError, Problem
 from experiments import problems
 from experiments.catalogue import SCRIPTS
-from runtime.kv_cache import right_pad
 
 TRAINERS = {
     **dict.fromkeys(SCRIPTS, (GRPOTrainer, GRPOConfig)),

@@ -10,12 +10,13 @@ import itertools
 import json
 from dataclasses import dataclass
 
+from runtime.run_folder import write_text
+
 import numpy as np
 
 import common
 import grpo
 from countdown_task import OPERATORS, CountdownTask
-from runtime.run_folder import write_text
 from zoo import gigpo
 from zoo.calculator import combine
 

@@ -5,11 +5,11 @@ import math
 import weakref
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-
 from runtime.attention import forward
 from runtime.kv_cache import KVCache, read_blocks, require_finite
+
+import torch
+import torch.nn.functional as F
 
 
 class GraphCache(KVCache):

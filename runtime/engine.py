@@ -8,13 +8,13 @@ the two plain functions.
 import itertools
 import math
 
-import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
-
 from runtime.attention import causal_attention, forward
 from runtime.cuda_graphs import GraphCache
 from runtime.kv_cache import KVCache, right_pad
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 # ---- What is computed, plainly ------------------------------------------------------------------
 

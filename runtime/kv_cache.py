@@ -3,11 +3,12 @@
 import itertools
 import math
 
+from runtime.attention import causal_attention, forward
+
 import torch
 import torch.nn.functional as F
 
 from countdown_task import InputError
-from runtime.attention import causal_attention, forward
 
 
 class KVCache:

@@ -26,7 +26,7 @@ COLUMNS = {  # of the console: metric -> (header, format)
     "grad_norm": ("grad", "5.2f"),
     "seconds": ("sec", "5.1f"),
 }
-MACHINE_DEPENDENT = ("seconds", "tokens_per_second", "peak_memory_mb")
+MACHINE_DEPENDENT = ("seconds", "tokens_per_second", "peak_memory_mb", "threads")
 UNCERTAIN = 0.5  # nats; a token is uncertain if the entropy of the sampler was above this
 
 

@@ -104,11 +104,11 @@ class RunFolder:
         if config is None and (state is None or file.is_dir()):
             raise self._damaged(file, "it is no JSON file")
         saved = state["settings"] if state else config
-        for key in settings.keys() - {"steps", "output_dir"}:
+        for key in settings.keys() - {"steps", "threads", "output_dir"}:
             if saved.get(key) != settings[key]:
                 raise InputError(
                     f"--resume: the run in {self.path} has {key} {saved.get(key)}, not "
-                    f"{settings[key]}; only --steps may change"
+                    f"{settings[key]}; only --steps and --threads may change"
                 )
         return state or START
 
@@ -191,8 +191,8 @@ class RunFolder:
     def save(self, state, model, tokenizer, parts):
         """Replace checkpoint/, so that it is whole at every moment.
 
-        state: {step, tokens, settings}; parts: {name: what has a state_dict}. InputError if there
-        is no room or the disk fails; then the checkpoint before it is still there.
+        state: {step, tokens, threads, settings}; parts: {name: what has a state_dict}. InputError
+        if there is no room or the disk fails; then the checkpoint before it is still there.
         """
         new = self.path / "checkpoint.new"
         tensors = {name: part.state_dict() for name, part in parts.items()}

@@ -11,15 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+from runtime import engine
+from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
+from runtime.options import check_config, parse_options
+from runtime.run_folder import RunFolder, one_line, read_jsonl
+from runtime.threads import Threads
+
 import torch
 
 import common
 from common import DEVICE
 from countdown_task import InputError, longest_prompts, printable
-from runtime import engine
-from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
-from runtime.options import check_config, parse_options
-from runtime.run_folder import RunFolder, one_line, read_jsonl
 
 
 def launch(train, config_class, description):
@@ -129,6 +131,7 @@ class Run:
             rows = read_jsonl(self.path / "metrics.jsonl")
             self.evaluations = [row for row in rows if "eval_accuracy" in row]
             self.model = model
+            self.threads = Threads(model, config, self.state.get("threads"))
             self._print_head()
             for step in range(self.done + 1, config.steps + 1):
                 self.laps = {}
@@ -149,7 +152,8 @@ class Run:
             print("finishing this step, then saving; Ctrl-C again stops at once", flush=True)
 
     def _save(self, step, model, tokenizer, parts):
-        state = {"step": step, "tokens": self.tokens, "settings": self.settings}
+        threads = torch.get_num_threads()
+        state = {"step": step, "tokens": self.tokens, "threads": threads, "settings": self.settings}
         self.folder.save(state, model, tokenizer, parts)
         self.done = step
 
@@ -173,6 +177,7 @@ class Run:
                 metrics["tokens_sampled"] / self.laps[phase]
             )
         metrics["peak_memory_mb"] = peak_memory_mb()
+        metrics["threads"] = torch.get_num_threads()
         self.folder.append("metrics.jsonl", {"step": step, **metrics})
         cells = []
         for name, (header, style) in COLUMNS.items():
@@ -181,6 +186,9 @@ class Run:
         self.pace = 0.7 * getattr(self, "pace", metrics["seconds"]) + 0.3 * metrics["seconds"]
         left = self.pace * (self.config.steps - step)
         print(f"{step:4d}  " + "  ".join(cells) + f"  {left / 60:6.1f} min", flush=True)
+        remark = self.threads.after_step(step, metrics["seconds"], metrics["tokens_sampled"])
+        if remark:
+            print(remark, flush=True)
 
     def log_evaluation(self, step, rollouts):
         """Append held-out results to metrics.jsonl and a few transcripts to samples.jsonl.
@@ -230,9 +238,11 @@ class Run:
 
     def _print_head(self):
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        number = torch.get_num_threads()
+        threads = f"{number} thread{'s' if number > 1 else ''} ({self.threads.why})"
         print(
             f"{self.name}: {self.config.model}, {size:.2f}M parameters, {DEVICE.type}, "
-            f"{torch.get_num_threads()} threads; writing to {self.path}"
+            f"{threads}; writing to {self.path}"
         )
         if self.config.resume:
             begun = (

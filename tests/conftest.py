@@ -1,5 +1,9 @@
 """Tiny models that the tests make for themselves: nothing is downloaded."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: no run times how many are fastest
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

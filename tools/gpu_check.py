@@ -33,6 +33,10 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
+from runtime import engine
+from runtime.cuda_graphs import GraphCache
+from runtime.run_folder import read_jsonl, write_text
+
 import torch
 import transformers
 
@@ -41,9 +45,6 @@ import grpo
 from countdown_task import REWARDS, CountdownTask, InputError
 from experiments import benchmark
 from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
-from runtime import engine
-from runtime.cuda_graphs import GraphCache
-from runtime.run_folder import read_jsonl, write_text
 from tools import tiny_runs
 
 ON_GPU = common.DEVICE.type == "cuda"

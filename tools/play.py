@@ -13,10 +13,11 @@ import os
 import sys
 from dataclasses import replace
 
+from runtime import engine
+
 import common
 import grpo
 from countdown_task import REWARDS, InputError, Problem, printable, prompt_text, solve
-from runtime import engine
 from zoo import gigpo
 
 

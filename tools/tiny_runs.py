@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 
-import common
 from runtime.measures import repeatable
 from runtime.run_folder import read_jsonl
+
+import common
 
 OPTIONS = {"prompts_per_step": 2, "group_size": 4, "minibatches": 2, "max_new_tokens": 6}
 OPTIONS |= {"steps": 2, "eval_problems": 2, "eval_every": 1, "checkpoint_every": 1}

@@ -20,10 +20,11 @@ import importlib
 import os
 from dataclasses import replace
 
+from runtime import options
+
 from countdown_task import InputError
 from experiments.catalogue import ARMS, SCRIPTS, ZOO
 from experiments.trl_trainer import TRAINERS, GradientCheck, make_trainer
-from runtime import options
 
 MISSING = {"dapo": "TRL does not refill groups without signal: dynamic sampling is left out"}
 

@@ -23,11 +23,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from runtime import options
+from runtime.run_folder import write_text
+
 import common
 from countdown_task import InputError, prompt_text
 from experiments import problems
-from runtime import options
-from runtime.run_folder import write_text
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"

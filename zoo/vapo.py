@@ -24,22 +24,21 @@ The method in code:
     gae_lambda = 1 - 1 / (config.gae_alpha * mask.sum(1))
     token_loss = token_loss - weight * logprobs
 
-vs zoo/ppo.py: 1) the critic comes first: its rollouts count in step 1's totals; 2) it learns with
-    lambda 1, the policy with one that grows with length; 3) clip-higher; 4) right completions are
-    imitated too; 5) groups, so that hard problems get several tries.
-alpha is 0.5, the paper's 0.05 is for answers of thousands of tokens: docs/faithfulness.md.
-Not implemented: several epochs per rollout.
+vs zoo/ppo.py: 1) the critic comes first: its rollouts count in step 1's totals; 2) its lambda is 1,
+    the policy's grows with length (alpha is 0.5: docs/faithfulness.md); 3) clip-higher; 4) right
+    completions are imitated too; 5) groups. Not implemented: several epochs per rollout.
 """
 
 from dataclasses import dataclass, replace
+
+from runtime import engine, measures, session  # before torch: how its threads wait
+from runtime.options import option
 
 import torch
 import torch.nn.functional as F
 
 import common
 from countdown_task import REWARDS, CountdownTask, Problem, is_correct
-from runtime import engine, measures, session
-from runtime.options import option
 
 
 @dataclass
@@ -76,6 +75,7 @@ class Config:
     data: str = option("", "JSONL or parquet file of problems to use instead")
     # Run
     seed: int = option(1, "seed of problems and sampling")
+    threads: int = option(0, "threads on a CPU; 0: a short timing decides", within=(0, 1024))
     eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
     eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
     checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)

@@ -5,6 +5,8 @@ import itertools
 import weakref
 from dataclasses import replace
 
+from runtime import cuda_graphs, engine, kv_cache
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,7 +14,6 @@ from transformers import AutoModelForCausalLM
 import common
 import grpo
 from countdown_task import Problem
-from runtime import cuda_graphs, engine, kv_cache
 
 PROBLEMS = [Problem((3, 7, 12), 33), Problem((1, 2, 3, 4), 10), Problem((5, 6), 11)]  # ragged
 CONFIG = grpo.Config(group_size=4, max_new_tokens=70, temperature=1.3)  # more than two blocks

@@ -4,6 +4,8 @@ import importlib
 import json
 from dataclasses import replace
 
+from runtime import run_folder, session
+
 import pytest
 import torch
 
@@ -12,7 +14,6 @@ import dapo
 import gdpo
 import grpo
 from countdown_task import REWARDS, CountdownTask
-from runtime import run_folder, session
 
 FAMILY = ["grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"]
 KEEPS_KL = {"grpo", "gspo", "gdpo"}

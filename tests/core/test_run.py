@@ -11,6 +11,10 @@ import sys
 import time
 from types import SimpleNamespace
 
+from runtime import run_folder, session
+from runtime.measures import repeatable
+from runtime.options import parse_options
+
 import pytest
 import torch
 import transformers
@@ -18,9 +22,6 @@ import transformers
 import common
 import dapo
 import grpo
-from runtime import run_folder, session
-from runtime.measures import repeatable
-from runtime.options import parse_options
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS

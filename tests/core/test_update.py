@@ -3,6 +3,8 @@
 import math
 from dataclasses import replace
 
+from runtime import measures
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,6 @@ from transformers import AutoModelForCausalLM
 import common
 import grpo
 from countdown_task import Problem
-from runtime import measures
 
 ONE = grpo.Config(reward_components=["answer"], reward_weights=[1.0])
 

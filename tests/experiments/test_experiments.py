@@ -5,6 +5,9 @@ import json
 import math
 from types import SimpleNamespace
 
+from runtime import measures
+from runtime.measures import repeatable
+
 import pytest
 import torch
 
@@ -17,8 +20,6 @@ from experiments.catalogue import ARMS, EXPERIMENTS
 from experiments.catalogue.arm import Arm
 from experiments.run import prepare
 from plots import make_figures
-from runtime import measures
-from runtime.measures import repeatable
 
 TINY = {"steps": 2, "prompts_per_step": 4, "group_size": 8, "minibatches": 2, "max_new_tokens": 32}
 TINY |= {"eval_problems": 4, "reward_components": ["brevity"], "reward_weights": [1.0]}

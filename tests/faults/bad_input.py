@@ -24,12 +24,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from runtime import run_folder, session
+
 import huggingface_hub
 import torch
 
 import common
 from compose.reader import scripts
-from runtime import run_folder, session
 from tests.faults import micro
 from tests.faults.pages import write_section
 from tools import tiny_runs

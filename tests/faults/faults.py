@@ -30,12 +30,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime import run_folder
+from runtime.measures import repeatable
+
 import torch
 
 import common
 from compose.reader import scripts
-from runtime import run_folder
-from runtime.measures import repeatable
 from tests.faults import micro
 from tests.faults.injection import ACTIONS, Watch
 from tests.faults.pages import read_section, write_section

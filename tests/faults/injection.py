@@ -16,11 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+from runtime import session
+
 import safetensors
 import torch
 import transformers
-
-from runtime import session
 
 # ---- Where a fault can hit ----------------------------------------------------------------------
 

@@ -11,11 +11,12 @@ import sys
 import tempfile
 import traceback
 
+from runtime import session
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import common
-from runtime import session
 
 
 def make_model(folder):

@@ -10,6 +10,9 @@ import subprocess
 import sys
 import time
 
+from runtime import run_folder, session
+from runtime.measures import repeatable
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,8 +21,6 @@ import common
 import dapo
 import grpo
 from countdown_task import CountdownTask, InputError
-from runtime import run_folder, session
-from runtime.measures import repeatable
 from tests.faults import faults, micro, soak
 from tools import tiny_runs
 

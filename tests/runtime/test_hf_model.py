@@ -1,5 +1,7 @@
 """The real loading code with a model as others publish it: Qwen2, byte-level BPE, chat template."""
 
+from runtime import engine, run_folder
+
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -15,7 +17,6 @@ import common
 import grpo
 from countdown_task import REWARDS, CountdownTask, InputError, prompt_text
 from experiments.benchmark import coin, random_chat_model
-from runtime import engine, run_folder
 from tests.conftest import save_model
 
 PROBLEMS = CountdownTask().held_out(4)

@@ -7,6 +7,8 @@ import shutil
 import sys
 from types import SimpleNamespace
 
+from runtime import run_folder, session
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,7 +22,6 @@ import grpo
 from countdown_task import CountdownTask, InputError, Problem, printable, read_problems
 from experiments import reports
 from plots import side_by_side
-from runtime import run_folder, session
 from tests.faults import micro
 from tools import diagnose, play, tiny_runs
 

@@ -3,12 +3,13 @@
 import importlib
 import json
 
+from runtime import options
+
 import pytest
 import torch
 
 import common
 import grpo
-from runtime import options
 from tools import gpu_check
 
 

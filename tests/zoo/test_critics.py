@@ -7,6 +7,8 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
+from runtime import engine, measures
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,6 @@ import torch.nn.functional as F
 import common
 import grpo
 from experiments import gradient_noise
-from runtime import engine, measures
 from tests.core.test_against_trl import LENGTHS, MICRO_BATCHES, equal, grad, random_batch
 from tests.zoo import verl_oracle
 from tests.zoo.test_zoo import (

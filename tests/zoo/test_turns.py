@@ -11,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+from runtime import engine
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,6 @@ import common
 import grpo
 from countdown_task import Problem
 from experiments import turns
-from runtime import engine
 from tools import play
 from zoo import calculator, gigpo
 from zoo.calculator import Calculator, numbers_left, reply

@@ -9,6 +9,9 @@ from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
+from runtime import run_folder, session
+from runtime.measures import repeatable
+
 import pytest
 import torch
 
@@ -16,8 +19,6 @@ import common
 import dr_grpo
 import grpo
 from countdown_task import REWARDS, Problem, is_held_out
-from runtime import run_folder, session
-from runtime.measures import repeatable
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
