@@ -384,6 +384,15 @@ def random_model(folder, width):
 
 # Shapes of chat models as published, in the names of transformers' configurations.
 SHAPES = {
+    "SmolLM2-135M": {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "vocab_size": 49152,
+    },
     "Qwen2.5-0.5B": {
         "model_type": "qwen2",
         "hidden_size": 896,

@@ -103,19 +103,17 @@ def run_one(name, seed):
     """One run with probes; its small log is written last."""
     from runtime import run_folder
 
-    import torch
-
     import common
     from experiments.probes import pass_at_k
 
-    torch.set_num_threads(1)
     prepare_model([name])
     arm = ARMS[name]
     folder = RUNS / f"{name}-seed{seed}"
     module = prepare(arm)
     begun = (folder / "config.json").exists()
     again = {"overwrite": begun} if arm.lag else {"resume": begun}
-    config = module.Config(**{"seed": seed, **arm.flags}, output_dir=str(folder), **again)
+    options = {"seed": seed, "threads": 1, "output_dir": str(folder)}
+    config = module.Config(**options, **arm.flags, **again)
     module.train(config)
     rows = run_folder.read_jsonl(folder / "metrics.jsonl")
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}

@@ -35,7 +35,7 @@ class Threads:
 
     def __init__(self, model, config, kept=None):
         size = sum(parameter.numel() for parameter in model.parameters())
-        number = ALL
+        number = torch.get_num_threads()
         self.timed = {}  # number of threads: seconds of self.work()
         if config.threads:
             number = config.threads
@@ -45,6 +45,7 @@ class Threads:
         elif "OMP_NUM_THREADS" in os.environ:
             self.why = "OMP_NUM_THREADS"
         elif size >= LARGE:
+            number = ALL
             self.why = "all, for a large model"
         else:
             self.work = work_of_a_step(model, config, size)

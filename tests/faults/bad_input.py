@@ -130,6 +130,7 @@ def main():
     parser.add_argument("--short", action="store_true", help="a sample of all scripts")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and no run times how many are fastest
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
     rng = random.Random(0)
     started = time.perf_counter()

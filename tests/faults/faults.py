@@ -322,6 +322,7 @@ def main():
     if args.short and args.only:
         parser.error("--only: not together with --short")
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and no run times how many are fastest
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
     rng = random.Random(0)
     started = time.perf_counter()

@@ -164,4 +164,5 @@ def main():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # and no run times how many are fastest
     sys.exit(main())

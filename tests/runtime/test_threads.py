@@ -95,6 +95,7 @@ def test_who_decides(unset, model, monkeypatch, config, environment, kept, numbe
     clock(monkeypatch, {1: 0.1, 2: 0.06, 4: 0.05})
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+        torch.set_num_threads(int(value))  # as torch does when it is loaded
     chosen = threads.Threads(model, config, kept)
     assert torch.get_num_threads() == number
     assert chosen.why == why
