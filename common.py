@@ -7,6 +7,8 @@ import math
 import random
 from pathlib import Path
 
+from runtime import hub
+
 import torch
 import transformers
 
@@ -25,16 +27,12 @@ def load_model(name):
     A model from elsewhere runs no code of its own: its classes are transformers', its weights are
     safetensors, its chat template is run in transformers' sandbox.
     """
+    source, local_only = hub.find(name)
+    safe = {"trust_remote_code": False, "local_files_only": local_only}
     try:
-        folder = Path(name) if Path(name).exists() else HERE / name
-        source = str(folder) if folder.exists() else name
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
     except Exception as error:  # there is nothing that such files cannot raise
         reason = (str(error).strip() or repr(error)).splitlines()[0]

@@ -39,7 +39,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import common
 import grpo
-from countdown_task import OPERATORS, PROMPT, CountdownTask, format_reward, prompt_text
+from countdown_task import (
+    OPERATORS,
+    PROMPT,
+    CountdownTask,
+    InputError,
+    format_reward,
+    printable,
+    prompt_text,
+)
 
 RETRY = 0.3  # --retry: the base's habit of trying again after a failed line
 GIVE_UP = 0.1  # share of lines after which a trace ends without a hit
@@ -313,7 +321,10 @@ def main():
 
     torch.manual_seed(args.seed)
     if args.start:
-        model, tokenizer = common.load_model(args.start)
+        try:
+            model, tokenizer = common.load_model(args.start)
+        except InputError as error:
+            parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--start", 1))
     else:
         tokenizer = make_tokenizer()
         model = make_model(tokenizer)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import common
 import grpo
-from countdown_task import CountdownTask
+from countdown_task import CountdownTask, InputError, printable
 from experiments.catalogue.beyond import RARE
 
 TAUGHT = CountdownTask()  # the ranges that base_model.warm_start draws from
@@ -47,7 +47,10 @@ def kind_of(problem):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="base_model", help="folder or name on the Hub")
-    model, tokenizer = common.load_model(parser.parse_args().model)
+    try:
+        model, tokenizer = common.load_model(parser.parse_args().model)
+    except InputError as error:
+        parser.exit(2, f"error: {printable(error)}\n")
     config = grpo.Config(group_size=TRIES, max_new_tokens=768, **RARE)
     problems = CountdownTask(max_number=config.max_number, max_target=config.max_target).held_out(
         config.eval_problems

@@ -33,7 +33,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from runtime import engine
+from runtime import engine, hub
 from runtime.cuda_graphs import GraphCache
 from runtime.run_folder import read_jsonl, write_text
 
@@ -42,7 +42,7 @@ import transformers
 
 import common
 import grpo
-from countdown_task import REWARDS, CountdownTask, InputError
+from countdown_task import REWARDS, CountdownTask, InputError, printable
 from experiments import benchmark
 from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
 from tools import tiny_runs
@@ -457,6 +457,10 @@ def main():
     parser.add_argument("--model", default="", help="folder or hub id of a chat model to time too")
     parser.add_argument("--output", type=Path, default=common.HERE / "runs/gpu_check.json")
     args = parser.parse_args()
+    try:  # now, and not after minutes of other parts
+        hub.find(args.model or "base_model")
+    except InputError as error:
+        parser.exit(2, f"error: {printable(error)}\n")
     REWARDS["coin"] = benchmark.coin
     report = {"about": about()}
     for name in args.parts:

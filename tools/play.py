@@ -92,7 +92,7 @@ def main():
         generator = common.torch_stream(args.seed, "play")
         rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
-        parser.error(printable(error))
+        parser.exit(2, f"error: {printable(error)}\n")
     print(prompt_text(problem))
     if args.turns:
         show_turns(rollout, tokenizer, config)
