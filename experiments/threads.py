@@ -41,6 +41,13 @@ ROWS = {  # environment of each
 LARGE_ROWS = ("1 thread", "2 threads that spin", "chosen")
 SMALL = {"steps": 4}
 LARGE = {"steps": 2, "prompts_per_step": 2, "minibatches": 1, "group_size": 4, "max_new_tokens": 16}
+SPINNING = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:  # it must not outlive a measurement that is killed
+    for _ in range(10**6):
+        pass
+"""
 OF_EIGHT = """
 from runtime import session
 import torch
@@ -53,7 +60,7 @@ session.launch(grpo.train, grpo.Config, "")
 @contextlib.contextmanager
 def beside(count):
     """Inside `with`, so many processes that do nothing but spin."""
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    spinning = [subprocess.Popen([sys.executable, "-c", SPINNING]) for _ in range(count)]
     try:
         yield
     finally:

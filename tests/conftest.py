@@ -35,6 +35,19 @@ def save_model(folder, model, tokenizer):
     return str(folder)
 
 
+TAKES = {"": "about 9 minutes; -m 'not slow' takes one", "not slow": "less than a minute"}
+
+
+def pytest_sessionstart(session):
+    """What a whole suite takes on two cores, also with -q, which hides pytest_report_header."""
+    config = session.config
+    chosen = config.args_source != config.ArgsSource.TESTPATHS or config.option.keyword
+    takes = TAKES.get(config.option.markexpr)
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if takes and reporter and not chosen and not hasattr(config, "workerinput"):
+        reporter.write_line(f"these tests take {takes}")
+
+
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory):
     """A random 2-layer Llama with the base model's tokenizer (pad == eos)."""

@@ -1,4 +1,4 @@
-"""A signpost: `python zoo/rloo.py` finds this file where `python -m zoo.rloo` finds common.py."""
+"""A signpost: `python zoo/rloo.py` finds this file where `python -m zoo.rloo` finds runtime/."""
 
 import sys
 from pathlib import Path

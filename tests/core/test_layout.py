@@ -100,7 +100,7 @@ def test_called_as_a_file_it_says_how_to_call_it(module):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", sorted(HERE.glob("zoo/*.py")), ids=lambda file: file.stem)
 def test_a_script_of_the_zoo_called_as_a_file_says_so_too(file):
-    """zoo/common.py is what it finds then in place of common.py."""
+    """zoo/runtime.py is what it finds then in place of runtime/."""
     if "session.launch" not in file.read_text(encoding="utf-8"):
         pytest.skip("no script")
     called = subprocess.run([sys.executable, file], cwd=HERE, capture_output=True, text=True)
