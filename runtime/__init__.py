@@ -3,7 +3,7 @@
 Scripts import it before torch, because of what torch reads once, when it is loaded: how long one
 of its threads spins when it waits for another. Without a word it spins for milliseconds, and on a
 busy machine holds the core that the other one needs. A thread that sleeps at once takes long to
-wake on an idle machine. So it spins for some ten microseconds (docs/lab/speed.md has both).
+wake on an idle machine. So it spins for some ten microseconds.
 """
 
 import os

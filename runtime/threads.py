@@ -1,8 +1,8 @@
 """How many threads a run takes on a CPU: timed at its start, and again if its steps get slow.
 
 A second thread helps where nothing else runs. Where something does, each of thousands of small
-operations waits for the thread whose core is taken, and two threads are many times slower than one
-(docs/lab/speed.md). So no number is right everywhere.
+operations waits for the thread whose core is taken, and two threads are many times slower than one.
+So no number is right everywhere.
 """
 
 import itertools
