@@ -49,10 +49,11 @@ while os.getppid() == parent:  # it must not outlive a measurement that is kille
         pass
 """
 OF_EIGHT = """
-from runtime import session
+import runtime
 import torch
-torch.set_num_threads(8)  # as PyTorch does on eight cores
+torch.set_num_threads(8)  # as PyTorch does on eight cores; runtime.threads asks when it is loaded
 import grpo
+from runtime import session
 session.launch(grpo.train, grpo.Config, "")
 """
 
@@ -69,7 +70,7 @@ def beside(count):
 
 
 def cell(row, options):
-    """({seconds of each step}, the banner's threads) of one run."""
+    """(seconds, threads) of one run's steps, a list each; empty if none ended in time."""
     names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {k: v for k, v in os.environ.items() if k not in names} | ROWS[row]
     program = ["-c", OF_EIGHT] if row == "chosen, of 8" else ["grpo.py"]

@@ -53,42 +53,51 @@ class Threads:
             number = best(self.timed)
             self.why = "as before" if kept else as_text(self.timed)
         torch.set_num_threads(number)
-        self.first = None  # (seconds, tokens) of the first step
+        self.first_seconds = None  # of the first step
+        self.first_tokens = None
         self.pace = math.inf  # seconds a token, of the fastest step
         self.told = False
 
     def after_step(self, step, seconds, tokens):
-        """A line on why a step was far slower than others and what to do, or None. Says it once."""
-        self.first = self.first or (seconds, tokens)
+        """A line on why a step was far slower than others and what to do, or None.
+
+        Each change of the number is told; why else a step was slow, once in a run.
+        """
+        if self.first_seconds is None:
+            self.first_seconds = seconds
+            self.first_tokens = tokens
         self.pace = min(self.pace, seconds / tokens)
         slower = seconds / tokens / self.pace
-        longer = seconds / self.first[0]
-        if seconds < 1 or (slower < 2 and longer < 4):
+        longer = seconds / self.first_seconds
+        if seconds < 1:
             return None
         if slower >= 2:
             what = f"step {step} took {slower:.1f} times as long for each token as the fastest"
             self.pace = seconds / tokens  # so that only another doubling asks again
-            changed = self.timed and self._time_again()
-            if changed:
-                return f"{what}: {changed}"
-            reason = "does another program use the cores, or is the battery being saved?"
-        else:
+            number = torch.get_num_threads()
+            slowed_down = self._time_again() if self.timed else True
+            if torch.get_num_threads() != number:
+                new = f"{torch.get_num_threads()} instead of {number} threads from here on"
+                return f"{what}: {new} ({as_text(self.timed)})"
+            if not slowed_down:
+                return None  # one long completion can hold up all others
+            advice = "close what else uses the cores, or plug in the charger"
+        elif longer >= 4:
             what = f"step {step} took {longer:.1f} times as long as the first"
-            more = tokens / self.first[1]
-            reason = f"it wrote {more:.1f} times as many tokens; --max_new_tokens bounds them"
+            more = tokens / self.first_tokens
+            advice = f"it wrote {more:.1f} times as many tokens; --max_new_tokens bounds them"
+        else:
+            return None
         told_before = self.told
         self.told = True
-        return None if told_before else f"{what}: {reason}"
+        return None if told_before else f"{what}: {advice}"
 
     def _time_again(self):
-        """Times all numbers of threads again; a line if another is faster now, else None."""
-        number = torch.get_num_threads()
-        self.timed = timings(self.work, doublings(max(ALL, number)))
-        chosen = best(self.timed)
-        torch.set_num_threads(chosen)
-        if chosen == number:
-            return None
-        return f"{chosen} instead of {number} threads from here on ({as_text(self.timed)})"
+        """Times all numbers again and takes the best; True if the machine has become slower."""
+        before = min(self.timed.values())
+        self.timed = timings(self.work, doublings(max(ALL, torch.get_num_threads())))
+        torch.set_num_threads(best(self.timed))
+        return min(self.timed.values()) > 1.5 * before
 
 
 def doublings(most):
