@@ -69,7 +69,7 @@ def handout():
         table(table_of("README.md", "Which lever for which symptom")),
         "<h2>At the keyboard</h2>",
         "<pre>git diff --no-index grpo.py gspo.py             what a method is",
-        "python grpo.py                                  train it, 1.5 minutes",
+        "python grpo.py                                  train it, two minutes",
         "python -m tools.diagnose runs/grpo-seed1        its symptoms",
         "python -m tools.compare runs/a runs/b           two runs, number by number",
         "python -m compose dapo gspo -o mine.py          two methods as one script</pre>",

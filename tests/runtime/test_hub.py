@@ -183,7 +183,7 @@ def test_a_folder_is_never_asked_for(server, llama_folder):
 @pytest.mark.parametrize(
     "words",
     [
-        "grpo.py --model",
+        "grpo.py --output_dir nowhere --model",
         "-m tools.play 3 7 --target 10 --model",
         "-m tools.gpu_check --parts engine --model",
         "-m experiments.reach --model",
