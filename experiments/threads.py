@@ -1,9 +1,12 @@
 """Seconds a step takes beside other programs, by the number of threads and how they wait.
 
-    python -m experiments.threads   # half an hour on an idle machine; writes threads.json
+    pip install -r tests/requirements.txt            # TRL
+    python -m experiments.threads                    # an hour on an idle machine; threads.json
+    python -m experiments.threads --parts TRL        # only one part
 
 Every cell is a run of grpo.py of a few steps beside so many processes that spin, in rounds, so that
-neighbours in time are compared. The large model has 135M random weights in a published shape.
+neighbours in time are compared. The large model has 135M random weights in a published shape. TRL
+takes turns with grpo.py's step in one process, as in experiments.benchmark.
 """
 
 if __package__ != "experiments":
@@ -22,25 +25,28 @@ from pathlib import Path
 from runtime.run_folder import read_jsonl, write_text
 
 import common
-from experiments.benchmark import random_chat_model
+from experiments.benchmark import compare, random_chat_model, show
 
 RESULT = common.HERE / "experiments/threads.json"
 LOADS = (0, 1, 4)  # other processes
 LONGEST = 60  # seconds of a cell; what it has logged by then counts
 SPIN = {"GOMP_SPINCOUNT": "300000"}  # what libgomp does without a word: some milliseconds
 SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
-ROWS = {  # environment of each
-    "1 thread": {"OMP_NUM_THREADS": "1"},
-    "2 threads that spin": {"OMP_NUM_THREADS": "2", **SPIN},
-    "2 threads that sleep at once": {"OMP_NUM_THREADS": "2", **SLEEP},
-    "2 threads that wait as here": {"OMP_NUM_THREADS": "2"},
-    "8 threads that spin": {"OMP_NUM_THREADS": "8", **SPIN},
-    "chosen": {},
-    "chosen, of 8": {},
+ROWS = {  # (--threads, environment) of each; 0 threads: the run chooses
+    "1 thread": (1, {}),
+    "2 threads that spin": (2, SPIN),
+    "2 threads that sleep at once": (2, SLEEP),
+    "2 threads that wait as here": (2, {}),
+    "8 threads that spin": (8, SPIN),
+    "8 threads that wait as here": (8, {}),
+    "chosen": (0, {}),
+    "chosen, of 8": (0, {}),
 }
 LARGE_ROWS = ("1 thread", "2 threads that spin", "chosen")
 SMALL = {"steps": 4}
 LARGE = {"steps": 2, "prompts_per_step": 2, "minibatches": 1, "group_size": 4, "max_new_tokens": 16}
+TRL_LOADS = (0, 1)
+TRL_ROWS = ("1 thread", "2 threads that spin", "2 threads that wait as here")
 SPINNING = """
 import os
 parent = os.getppid()
@@ -56,6 +62,18 @@ import grpo
 from runtime import session
 session.launch(grpo.train, grpo.Config, "")
 """
+TAKING_TURNS = """
+import json
+import sys
+import runtime
+import torch
+from experiments import benchmark
+torch.set_num_threads(int(sys.argv[1]))
+benchmark.REWARDS["coin"] = benchmark.coin
+ours = benchmark.Ours(benchmark.settings(benchmark.BASE, 16))
+seconds, _ = benchmark.paired_steps(ours, int(sys.argv[2]))
+print(json.dumps(seconds))
+"""
 
 
 @contextlib.contextmanager
@@ -69,19 +87,25 @@ def beside(count):
             process.kill()
 
 
+def environment(waiting):
+    """This process's environment without a word on threads but `waiting`."""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return {name: value for name, value in os.environ.items() if name not in names} | waiting
+
+
 def cell(row, options):
     """(seconds, threads) of one run's steps, a list each; empty if none ended in time."""
-    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {k: v for k, v in os.environ.items() if k not in names} | ROWS[row]
+    threads, waiting = ROWS[row]
     program = ["-c", OF_EIGHT] if row == "chosen, of 8" else ["grpo.py"]
     with tempfile.TemporaryDirectory() as folder:
-        options = options | {"eval_every": 0, "eval_problems": 1, "output_dir": f"{folder}/run"}
+        options = options | {"threads": threads, "output_dir": f"{folder}/run"}
+        options = options | {"eval_every": 0, "eval_problems": 1}
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run(
                 [sys.executable, *program, *words],
                 cwd=common.HERE,
-                env=environment,
+                env=environment(waiting),
                 stdout=subprocess.DEVNULL,
                 timeout=LONGEST,
             )
@@ -116,22 +140,53 @@ def measure(rows, options, rounds):
     }
 
 
+def against_trl(rounds):
+    """{row: {load: compare()}}: steps per second of grpo.py and of TRL, turn by turn."""
+    report = {row: {} for row in TRL_ROWS}
+    for load in TRL_LOADS:
+        with beside(load):
+            for row in TRL_ROWS:
+                threads, waiting = ROWS[row]
+                written = subprocess.run(
+                    [sys.executable, "-c", TAKING_TURNS, str(threads), str(rounds)],
+                    cwd=common.HERE,
+                    env=environment(waiting),
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    check=True,
+                ).stdout
+                seconds = json.loads(written.splitlines()[-1])
+                speed = {who: [1 / value for value in values] for who, values in seconds.items()}
+                report[row][load] = {**compare(speed["ours"], speed["TRL"]), "unit": "steps/s"}
+                show(f"{load} beside, {row}", report[row][load])
+    return report
+
+
+def large_model(rounds):
+    with tempfile.TemporaryDirectory() as folder:
+        random_chat_model(folder, "SmolLM2-135M")
+        return measure(LARGE_ROWS, LARGE | {"model": folder}, rounds)
+
+
+PARTS = {
+    "base_model": lambda rounds: measure(ROWS, SMALL, rounds),
+    "135M": large_model,
+    "TRL": lambda rounds: against_trl(3 * rounds),
+}
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3, help="runs of each cell")
     args = parser.parse_args()
-    report = {"cores": os.cpu_count(), "rounds": args.rounds}
-    report["base_model"] = measure(ROWS, SMALL, args.rounds)
-    with tempfile.TemporaryDirectory() as folder:
-        random_chat_model(folder, "SmolLM2-135M")
-        report["135M"] = measure(LARGE_ROWS, LARGE | {"model": folder}, args.rounds)
-    write_text(RESULT, json.dumps(report, indent=1) + "\n")
-    for name in ("base_model", "135M"):
-        for row, loads in report[name].items():
-            shown = ["-" if x["median"] is None else f"{x['median']:.2f}" for x in loads.values()]
-            print(f"{name}, {row}: {' | '.join(shown)}")
+    report = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    report |= {"cores": os.cpu_count()}
+    for part in args.parts:
+        report[part] = PARTS[part](args.rounds)
+        write_text(RESULT, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
