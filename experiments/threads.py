@@ -175,6 +175,30 @@ PARTS = {
 }
 
 
+def tables():
+    """{part: lines of Markdown} of what has been measured, as docs/lab/speed.md shows it."""
+    report = json.loads(RESULT.read_text())
+    found = {}
+    for part in ("base_model", "135M"):
+        found[part] = ["| seconds a step | alone | beside one | beside four |", "|---|---|---|---|"]
+        for row, loads in report.get(part, {}).items():
+            cells = [
+                f"over {LONGEST}" if x["median"] is None else f"{x['median']:.1f}"
+                for x in loads.values()
+            ]
+            found[part].append(f"| {row} | {' | '.join(cells)} |")
+    found["TRL"] = ["| ours against TRL's, seconds a step | alone | beside one |", "|---|---|---|"]
+    for row, loads in report.get("TRL", {}).items():
+        cells = [f"{1 / x['ours']:.1f} / {1 / x['other']:.1f}, {ratio(x)}" for x in loads.values()]
+        found["TRL"].append(f"| {row} | {' | '.join(cells)} |")
+    return found
+
+
+def ratio(entry):
+    low, high = entry["ratio_range"]
+    return f"{entry['ratio']:.1f} x ({low:.1f} to {high:.1f})"
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -187,6 +211,8 @@ def main():
     for part in args.parts:
         report[part] = PARTS[part](args.rounds)
         write_text(RESULT, json.dumps(report, indent=1) + "\n")
+    for lines in tables().values():
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A second thread helps where nothing else runs. Where something does, each of thousands of small
 operations waits for the thread whose core is taken, and two threads are many times slower than one.
-So no number is right everywhere.
+So no number is right everywhere. docs/lab/speed.md has the measurements.
 """
 
 import itertools

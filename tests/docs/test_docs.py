@@ -14,6 +14,7 @@ import pytest
 
 from common import HERE
 from compose.reader import scripts
+from experiments import threads
 from experiments.catalogue import ARMS
 
 PAGES = [*sorted(HERE.glob("docs/*.md")), *sorted(HERE.glob("docs/lab/*.md"))]
@@ -94,6 +95,19 @@ def commands():
                 if called and words[0] != "cp":
                     rest = words[words.index(called) + 1 :]
                     yield pytest.param(called.removesuffix(".py"), rest, id=f"{page.name}:{line}")
+
+
+def test_the_readme_installs_the_torch_that_is_required():
+    """Its first pip takes PyTorch from another index; the second must not take it again."""
+    required = (HERE / "requirements.txt").read_text(encoding="utf-8")
+    (bound,) = re.findall(r"^torch>=.*(<[\d.]+)$", required, re.MULTILINE)
+    assert (HERE / "README.md").read_text(encoding="utf-8").count(f'"torch{bound}"') == 2
+
+
+def test_speed_quotes_what_was_measured():
+    text = (HERE / "docs/lab/speed.md").read_text(encoding="utf-8")
+    for lines in threads.tables().values():
+        assert "\n".join(lines) in text
 
 
 def test_commands_are_found():
