@@ -7,7 +7,7 @@ import math
 import random
 from pathlib import Path
 
-from runtime import hub
+from runtime import chat, hub, model_files
 
 import torch
 import transformers
@@ -28,25 +28,23 @@ def load_model(name):
     safetensors, its chat template is run in transformers' sandbox.
     """
     source, local_only = hub.find(name)
+    source = model_files.model_of_run(source)
     safe = {"trust_remote_code": False, "local_files_only": local_only}
     try:
+        model_files.check(source)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
+        model_files.check_eos(source, tokenizer)
+        written, _ = transformers.PretrainedConfig.get_config_dict(source, **safe)
+        model_files.check_config(written)
         model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
+        model_files.check_weights(model, loading["missing_keys"])
+        chat.set_end_ids(model, tokenizer, written)
+    except InputError as error:
+        raise InputError(f"--model {name}: {error}") from error
     except Exception as error:  # there is nothing that such files cannot raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(
-            f"--model {name}: neither a model folder nor a hub id that loads ({reason})"
-        ) from error
-    vocabulary = model.get_input_embeddings().num_embeddings
-    eos = tokenizer.eos_token_id
-    if eos is None or not 0 <= eos < vocabulary:
-        raise InputError(f"--model {name}: it has no end-of-sequence token among its {vocabulary}")
-    if loading["missing_keys"]:
-        raise InputError(f"--model {name}: its files lack {min(loading['missing_keys'])}")
-    if not all(parameter.isfinite().all() for parameter in model.parameters()):
-        raise InputError(f"--model {name}: some of its weights are not finite")
+        raise InputError(f"--model {name}: {model_files.why(error, source)}") from error
     return model.to(DEVICE).eval(), tokenizer
 
 
@@ -68,7 +66,7 @@ def encode_prompts(model, tokenizer, problems, config):
     """
     check_size(len(problems) * config.group_size, config)
     try:
-        encoded = [prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
+        encoded = [chat.prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
     except Exception as error:  # a chat template is somebody else's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
     vocabulary = model.get_input_embeddings().num_embeddings
@@ -92,18 +90,21 @@ def check_size(completions, config):
         raise InputError(f"{names}: {tokens} tokens at once are too many")
 
 
-def prompt_ids(tokenizer, text):
-    """Token ids of one prompt: BOS once at most, <think> opened once, no EOS."""
-    if tokenizer.chat_template:
-        chat = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        opening = "" if text.rstrip().endswith("<think>") else "<think>"
-        ids = tokenizer.encode(text + opening, add_special_tokens=False)  # the template added them
-    else:
-        ids = tokenizer.encode(text + "\n<think>")
-    if tokenizer.bos_token_id is not None and ids[:2] == [tokenizer.bos_token_id] * 2:
-        ids = ids[1:]  # from a template that writes it beside one that adds it
-    return ids[:-1] if ids[-1] == tokenizer.eos_token_id else ids
+def is_end(ids, model):
+    """Which of the ids end a completion, a bool each: load_model says where they come from."""
+    ends = torch.tensor(model.generation_config.eos_token_id, dtype=ids.dtype, device=ids.device)
+    return torch.isin(ids, ends)
+
+
+def decode(model, tokenizer, ids):
+    """Texts of completions (B, T), each up to the token that ended it.
+
+    Other special tokens stay: to some tokenizers <think> and <answer> are special.
+    """
+    ended = is_end(ids, model).int()
+    lengths = torch.where(ended.any(1), ended.argmax(1), ids.shape[1]).tolist()
+    rows = zip(ids.tolist(), lengths, strict=True)
+    return [tokenizer.decode(row[:length]) for row, length in rows]
 
 
 def stream(*key):

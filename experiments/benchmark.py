@@ -41,6 +41,7 @@ from countdown_task import REWARDS, CountdownTask
 
 BASE = str(common.HERE / "base_model")
 FROZEN = 1e-9  # learning rate
+NEVER = [-1]  # end tokens that do not come: every completion fills its budget
 SCENARIOS = {  # name: (prompts per step, policy, max_new_tokens)
     "short": (16, "short", 256),
     "long": (16, "long", 512),
@@ -73,18 +74,6 @@ def save_policy(name, folder):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-class Endless:
-    """A tokenizer whose end token never comes: every completion fills its budget."""
-
-    eos_token_id = -1
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def __getattr__(self, name):
-        return getattr(self.tokenizer, name)
 
 
 class Ours:
@@ -194,9 +183,9 @@ def left_pad(tokenizer, prompts):
     return batch["input_ids"].to(common.DEVICE), batch["attention_mask"].to(common.DEVICE)
 
 
-def generate(model, prompts, config, tokenizer, forced, **options):
-    """Completions (B, T) from model.generate, sampling as ours does; B prompts."""
-    ids, attention_mask = left_pad(tokenizer.tokenizer if forced else tokenizer, prompts)
+def generate(model, prompts, config, tokenizer, ends, **options):
+    """Completions (B, T) from model.generate, sampling as ours does; B prompts, a list of ends."""
+    ids, attention_mask = left_pad(tokenizer, prompts)
     with torch.no_grad():
         output = model.generate(
             input_ids=ids,
@@ -206,8 +195,8 @@ def generate(model, prompts, config, tokenizer, forced, **options):
             top_k=0,
             top_p=1.0,
             max_new_tokens=config.max_new_tokens,
-            min_new_tokens=config.max_new_tokens if forced else None,
-            eos_token_id=tokenizer.eos_token_id,
+            min_new_tokens=config.max_new_tokens if ends == NEVER else None,
+            eos_token_id=ends,
             pad_token_id=tokenizer.pad_token_id,
             **options,
         )
@@ -218,17 +207,19 @@ def paired_rollouts(ours, problems, forced, rounds):
     """{contender: [tokens/s]}, up to and including EOS; and our last rollout."""
     config = ours.config
     model = stock(config)
-    tokenizer = Endless(ours.tokenizer) if forced else ours.tokenizer
+    if forced:
+        ours.model.generation_config.eos_token_id = NEVER
+    ends = ours.model.generation_config.eos_token_id
     speed = {"ours": [], "model.generate": []}
     for turn in range(rounds + 1):
         started = time.perf_counter()
         generator = common.torch_stream(turn)
-        rollout = grpo.sample_groups(ours.model, tokenizer, problems, config, generator)
+        rollout = grpo.sample_groups(ours.model, ours.tokenizer, problems, config, generator)
         speed["ours"].append(rollout.tokens_sampled / (time.perf_counter() - started))
         started = time.perf_counter()
-        output = generate(model, rollout.prompts, config, tokenizer, forced)
+        output = generate(model, rollout.prompts, config, ours.tokenizer, ends)
         elapsed = time.perf_counter() - started
-        is_end = (output == tokenizer.eos_token_id).long()
+        is_end = common.is_end(output, ours.model).long()
         tokens = (is_end.cumsum(1) - is_end == 0).sum().item()
         speed["model.generate"].append(tokens / elapsed)
     return {name: values[1:] for name, values in speed.items()}, rollout

@@ -31,9 +31,7 @@ def texts_of_turns(rollout, row, tokenizer):
     turns = rollout.turns[row]
     ids = rollout.completion_ids[row]
     last = int(turns[on].max())
-    return [
-        tokenizer.decode(ids[on & (turns == k)], skip_special_tokens=True) for k in range(last + 1)
-    ]
+    return [tokenizer.decode(ids[on & (turns == k)]) for k in range(last + 1)]
 
 
 def kind(text, before, whole):
@@ -55,7 +53,7 @@ def kinds_of(rollout, row, tokenizer):
     numbers = len(rollout.problems[row].numbers)
     for turn, text in enumerate(texts_of_turns(rollout, row, tokenizer)):
         first = int((rollout.turns[row] == turn).nonzero()[0])
-        before = tokenizer.decode(ids[:first], skip_special_tokens=True)
+        before = tokenizer.decode(ids[:first])
         whole = len(rollout.states[row][turn]) == numbers
         found.append(kind(text, before.rstrip(), whole))
     return found

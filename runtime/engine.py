@@ -10,7 +10,7 @@ import math
 
 from runtime.attention import causal_attention, forward
 from runtime.cuda_graphs import GraphCache
-from runtime.kv_cache import KVCache, right_pad
+from runtime.kv_cache import KVCache, require_window, right_pad
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 
 @torch.no_grad()
-def sample_plainly(model, prompt, uniform, temperature, eos_token_id):
+def sample_plainly(model, prompt, uniform, temperature, ends):
     """One completion of a prompt (a list of ids) -> its ids, and the log-prob of each.
 
     uniform: a random number in [0, 1) per token; the first token whose CDF exceeds it is drawn.
+    ends: ids of the tokens that end a completion.
     """
     completion = []
     logprobs = []
@@ -34,7 +35,7 @@ def sample_plainly(model, prompt, uniform, temperature, eos_token_id):
         token = int((cdf <= u * cdf[-1]).sum())
         completion.append(token)
         logprobs.append(logp[token].item())
-        if token == eos_token_id:
+        if token in ends:
             break
     return completion, logprobs
 
@@ -93,6 +94,7 @@ def completion_logits(model, rollout, rows):
     and which of the n predicts each token, (b, T'), T' the longest of the completions."""
     tree = PrefixTree(rollout, rows)
     logits = forward(model, tree.ids, tree.positions, tree, tree.predicting)[0]
+    require_window(max(width for _, width in tree.shapes), tree.window)
     return logits, tree.prefix
 
 
@@ -125,6 +127,8 @@ class PrefixTree:
     node, and every layer sees the N nodes as one long row without padding; only attention sees rows
     again, filled from the nodes. Prefix Grouper (arXiv:2506.05433) does so for prompts.
     """
+
+    window = math.inf  # as of KVCache
 
     def __init__(self, rollout, rows):
         device = rollout.completion_ids.device

@@ -267,10 +267,10 @@ def speed_of(config, card):
     del ours, rollout
     release()
     plain = benchmark.stock(config)
-    endless = benchmark.Endless(common.load_model(config.model)[1])
+    tokenizer = common.load_model(config.model)[1]
     for name, options in GENERATE.items():
         run = functools.partial(
-            benchmark.generate, plain, prompts, config, endless, forced=True, **options
+            benchmark.generate, plain, prompts, config, tokenizer, benchmark.NEVER, **options
         )
         seconds = statistics.median(measured(run)[0] for _ in range(ROUNDS - 1))
         found[f"{name}_tokens_per_s"] = len(prompts) * LENGTH / seconds
@@ -321,8 +321,8 @@ def part_compiled(args):
             plain,
             prompts,
             config,
-            benchmark.Endless(ours.tokenizer),
-            forced=True,
+            ours.tokenizer,
+            benchmark.NEVER,
             cache_implementation="static",
         )
         first = measured(run)[0]

@@ -112,7 +112,7 @@ class Tool:
         for row in rows.tolist():
             if int(self.ids[row, t]) not in self.calls or self.written[row, t] >= 0:
                 continue
-            text = self.tokenizer.decode(self.ids[row, : t + 1], skip_special_tokens=True)
+            text = self.tokenizer.decode(self.ids[row, : t + 1])
             words = self.reply(text, self.problems[row])
             if words:
                 ids = self.tokenizer.encode(words, add_special_tokens=False)

@@ -145,7 +145,7 @@ def generate(model, tokenizer, problems, prompts, config, generator):  # <- turn
             tool.listen(rows, t)  # <- turns
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
             entropy[rows, t] = -(logp.exp() * logp).sum(-1)
-            finished[rows] |= token[:, 0] == tokenizer.eos_token_id
+            finished[rows] |= common.is_end(token[:, 0], model)
             running = (~finished[rows]).nonzero()[:, 0]
             if len(running) == 0:
                 break
@@ -154,8 +154,8 @@ def generate(model, tokenizer, problems, prompts, config, generator):  # <- turn
                 token = token[running]
                 cache.select(running)
 
-    is_eos = (ids == tokenizer.eos_token_id).long()
-    mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
+    is_end = common.is_end(ids, model).long()
+    mask = (is_end.cumsum(1) - is_end == 0).float()  # EOS is trained, what follows it is not
     mask = mask * (tool.written < 0)  # <- turns: nor is what the tool wrote
     return ids, mask, logprobs * mask, entropy * mask, tool  # <- turns
 
@@ -168,10 +168,7 @@ def sample_groups(model, tokenizer, problems, config, generator):
     ids, mask, logprobs, entropy, tool = generate(  # <- turns
         model, tokenizer, asked, prompts, config, generator
     )
-    completions = [
-        tokenizer.decode(row[:length], skip_special_tokens=True)
-        for row, length in zip(ids.tolist(), engine.trained_lengths(mask), strict=True)  # <- turns
-    ]
+    completions = common.decode(model, tokenizer, ids)
     correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
     return Rollout(
         problems=asked,
@@ -181,7 +178,7 @@ def sample_groups(model, tokenizer, problems, config, generator):
         mask=mask,
         logprobs=logprobs,
         entropy=entropy,
-        truncated=1 - (ids == tokenizer.eos_token_id).long().amax(1),
+        truncated=1 - common.is_end(ids, model).long().amax(1),
         correct=torch.tensor(correct, dtype=torch.long),
         completions_sampled=len(mask),
         tokens_sampled=int(mask.sum()),

@@ -110,7 +110,7 @@ def sample_tokens(logp, uniform):
 
 
 @torch.no_grad()
-def generate(model, tokenizer, prompts, config, generator):
+def generate(model, prompts, config, generator):
     """One completion for each of B prompts: ids, mask, log-probs and entropy, all (B, T).
 
     One uniform number per (row, position), drawn up front, decides every token: what a row samples
@@ -133,7 +133,7 @@ def generate(model, tokenizer, prompts, config, generator):
             ids[rows, t] = token[:, 0]
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
             entropy[rows, t] = -(logp.exp() * logp).sum(-1)
-            finished[rows] |= token[:, 0] == tokenizer.eos_token_id
+            finished[rows] |= common.is_end(token[:, 0], model)
             running = (~finished[rows]).nonzero()[:, 0]
             if len(running) == 0:
                 break
@@ -142,8 +142,8 @@ def generate(model, tokenizer, prompts, config, generator):
                 token = token[running]
                 cache.select(running)
 
-    is_eos = (ids == tokenizer.eos_token_id).long()
-    mask = (is_eos.cumsum(1) - is_eos == 0).float()  # EOS is trained, what follows it is not
+    is_end = common.is_end(ids, model).long()
+    mask = (is_end.cumsum(1) - is_end == 0).float()  # EOS is trained, what follows it is not
     return ids, mask, logprobs * mask, entropy * mask
 
 
@@ -152,11 +152,8 @@ def sample_groups(model, tokenizer, problems, config, generator):
     encoded = common.encode_prompts(model, tokenizer, problems, config)  # P lists of token ids
     asked = [problem for problem in problems for _ in range(config.group_size)]  # B
     prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
-    ids, mask, logprobs, entropy = generate(model, tokenizer, prompts, config, generator)
-    completions = [
-        tokenizer.decode(row[:length], skip_special_tokens=True)
-        for row, length in zip(ids.tolist(), mask.sum(1).long().tolist(), strict=True)
-    ]
+    ids, mask, logprobs, entropy = generate(model, prompts, config, generator)
+    completions = common.decode(model, tokenizer, ids)
     correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
     return Rollout(
         problems=asked,
@@ -166,7 +163,7 @@ def sample_groups(model, tokenizer, problems, config, generator):
         mask=mask,
         logprobs=logprobs,
         entropy=entropy,
-        truncated=1 - (ids == tokenizer.eos_token_id).long().amax(1),
+        truncated=1 - common.is_end(ids, model).long().amax(1),
         correct=torch.tensor(correct, dtype=torch.long),
         completions_sampled=len(mask),
         tokens_sampled=int(mask.sum()),

@@ -80,7 +80,7 @@ def swap(text, old, new):
 
 MUTATIONS = {
     "reflowed line": lambda s: swap(
-        s, "    completions = [\n        tokenizer", "    completions = [tokenizer"
+        s, "decode(model, tokenizer, ids)", "decode(\n        model, tokenizer, ids\n    )"
     ),
     "reflowed and marked": lambda s: swap(
         s,

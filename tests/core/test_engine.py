@@ -55,7 +55,7 @@ def test_sampling(folder, request):
     same = 0
     for row in range(B):
         ids, logprobs = engine.sample_plainly(
-            plain, rollout.prompts[row], uniform[row], CONFIG.temperature, tokenizer.eos_token_id
+            plain, rollout.prompts[row], uniform[row], CONFIG.temperature, [tokenizer.eos_token_id]
         )
         if ids == completion(rollout, row):
             same += 1

@@ -114,9 +114,7 @@ def tools_tokens(rollout, row, tokenizer):
     tools = set()
     at = 0
     while at < last:
-        words = reply(
-            tokenizer.decode(ids[: at + 1], skip_special_tokens=True), rollout.problems[row]
-        )
+        words = reply(tokenizer.decode(ids[: at + 1]), rollout.problems[row])
         if words and at not in tools and "=" in tokenizer.decode([ids[at]]):
             n = len(tokenizer.encode(words, add_special_tokens=False))
             tools |= set(range(at + 1, at + 1 + n))
@@ -148,7 +146,8 @@ def test_what_is_read_is_what_was_sampled(sampled, base):
     for place, row in enumerate([3, 0, 11, 17]):
         last = engine.trained_lengths(rollout.mask)[row]
         ids = rollout.completion_ids[row, :last].tolist()
-        assert rollout.completions[row] == tokenizer.decode(ids, skip_special_tokens=True)
+        ended = ids[-1] == tokenizer.eos_token_id
+        assert rollout.completions[row] == tokenizer.decode(ids[:-1] if ended else ids)
         plainly = engine.logprobs_plainly(model, rollout.prompts[row], ids, config.temperature)
         mask = rollout.mask[row, :last]
         torch.testing.assert_close(ours[place, :last], plainly * mask, atol=1e-4, rtol=1e-4)
@@ -183,7 +182,7 @@ def test_turns_and_states(sampled, base):
         assert len(states) > turns.max()
         for turn in range(int(turns.max()) + 1):
             first = int((turns == turn).nonzero()[0])
-            text = base[1].decode(rollout.completion_ids[row, :first], skip_special_tokens=True)
+            text = base[1].decode(rollout.completion_ids[row, :first])
             assert states[turn] == numbers_left(text, rollout.problems[row])
 
 
