@@ -5,6 +5,8 @@ differ from it in one thing: which tokens a query reads. So they replace the att
 else, on any model of transformers that lets its attention be replaced.
 """
 
+import math
+
 import torch.nn.functional as F
 import transformers
 
@@ -31,14 +33,15 @@ def attention(module, query, key, value, attention_mask, scaling=None, context=N
 
     query (b, H, t, d), key and value (b, K, t, d), H a multiple of K -> (b, t, H, d).
     """
-    for name in ("sliding_window", "softcap", "s_aux"):
+    for name in ("softcap", "s_aux"):
         if kwargs.get(name) is not None:
-            model = module.config.name_or_path
-            raise InputError(f"--model {model}: its attention needs {name}, which ours does not do")
+            raise InputError(f"its attention needs {name}, which ours does not do")
     scaling = scaling or query.shape[-1] ** -0.5
     if context is None:
         output = causal_attention(query, key, value, scaling)
     else:
+        window = kwargs.get("sliding_window") or math.inf  # a query reads so many keys at most
+        context.window = min(context.window, window)
         output = context.attend(module.layer_idx, query, key, value, scaling)
     return output.transpose(1, 2), None
 

@@ -6,7 +6,7 @@ import weakref
 from typing import ClassVar
 
 from runtime.attention import forward
-from runtime.kv_cache import KVCache, read_blocks, require_finite
+from runtime.kv_cache import KVCache, read_blocks, require_finite, require_window
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ class GraphCache(KVCache):
             self.free = self.block
         self.step.column.fill_(self.tokens - self.free)
         self.free -= 1
+        require_window(self.tokens - self.free, self.window)
         buffers["bias"][:b].index_fill_(1, self.step.column, 0)
         buffers["positions"][:b] += 1
         buffers["token"][:b] = token
@@ -63,6 +64,7 @@ class DecodingStep:
     of linear layers are held in low precision too, and renewed for every rollout.
     """
 
+    window = math.inf  # as of KVCache
     by_model: ClassVar = weakref.WeakKeyDictionary()  # model: its decoding step
 
     @classmethod

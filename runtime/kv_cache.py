@@ -20,6 +20,8 @@ class KVCache:
     """
 
     block = 32  # tokens
+    free = None  # tokens that still fit into the last blocks
+    window = math.inf  # tokens of a row before its attention needs what ours does not do
 
     def __init__(self, model, prompts):
         """Holds all but the last token of B prompts: that one is the first to be decoded."""
@@ -31,12 +33,12 @@ class KVCache:
         layers = model.config.get_text_config().num_hidden_layers
         if len(self.layers) != layers:
             raise InputError(
-                f"--model {model.config.name_or_path}: ours can replace the attention of "
-                f"{len(self.layers)} of its {layers} layers, and needs all of them"
+                f"its attention cannot be replaced by ours in {layers - len(self.layers)} of its "
+                f"{layers} layers"
             )
         lengths = torch.tensor([len(prompt) for prompt in distinct], device=device)
         self.positions = lengths[:, None] - 2  # (b, 1) of the newest token
-        self.free = -ids.shape[1] % self.block  # tokens that still fit into the last blocks
+        self.free = -ids.shape[1] % self.block
         columns = torch.arange(ids.shape[1] + self.free, device=device)
         self.bias = torch.where(columns <= self.positions, 0.0, -math.inf)  # (b, tokens)
         self.select(torch.tensor([distinct[tuple(prompt)] for prompt in prompts], device=device))
@@ -61,6 +63,7 @@ class KVCache:
             self.free = self.block
         self.bias[:, -self.free] = 0
         self.free -= 1
+        require_window(self.bias.shape[1] - self.free, self.window)
         self.positions = self.positions + 1
         return require_finite(forward(model, token, self.positions, self)[:, -1])
 
@@ -70,6 +73,8 @@ class KVCache:
             room = (0, 0, 0, -key.shape[2] % self.block)
             self.layers[layer] = [F.pad(key.to(value.dtype), room)], [F.pad(value, room)]
             return causal_attention(query, key, value, scaling)
+        if self.free is None:  # still in the prompts
+            raise InputError("a layer of it calls its attention twice, which ours does not do")
         keys, values = self.layers[layer]
         for block, new in ((keys[-1], key), (values[-1], value)):
             block[:, :, -self.free - 1] = new[:, :, 0]
@@ -84,6 +89,15 @@ def read_blocks(query, keys, values, bias, scaling):
     probs = scores.softmax(-1, dtype=torch.float32).split([x.shape[2] for x in keys], -1)
     output = sum(part @ block for part, block in zip(probs, values, strict=True))
     return output.flatten(1, 2)[:, :, None]
+
+
+def require_window(tokens, window):
+    """InputError if rows of so many tokens are longer than its attention looks back."""
+    if tokens > window:
+        raise InputError(
+            f"its attention looks back {window} tokens only, which ours does not do, and "
+            f"prompt and completion may have {tokens}; lower --max_new_tokens"
+        )
 
 
 def require_finite(logits):

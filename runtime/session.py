@@ -2,16 +2,18 @@
 
 import contextlib
 import dataclasses
+import datetime
 import math
 import os
 import shlex
 import signal
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 
-from runtime import engine
+from runtime.check import check_model
 from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
 from runtime.options import check_config, parse_options
 from runtime.run_folder import RunFolder, one_line, read_jsonl
@@ -46,27 +48,18 @@ def launch(train, config_class, description):
 
 @contextlib.contextmanager
 def on_signals(handler):
-    """Ctrl-C, and the SIGTERM that schedulers send, call `handler` inside `with`."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Ctrl-C, and the SIGTERM that schedulers send, call `handler` inside `with`.
+
+    Only in a process's main thread: in another, as of a notebook's server, signals are not ours.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main else ()
     previous = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, handler_before in previous.items():
             signal.signal(number, handler_before)
-
-
-@torch.no_grad()
-def check_model(model):
-    """InputError, in one line, if the engine cannot run the model: it reads a prompt of two."""
-    try:
-        engine.start_decoding(model, [[0, 0]])
-    except (InputError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # there is nothing that a model's code cannot raise
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        name = model.config.name_or_path
-        raise InputError(f"--model {name}: its forward pass fails ({reason})") from error
 
 
 # ---- A run: log, console, checkpoints, Ctrl-C ---------------------------------------------------
@@ -86,11 +79,14 @@ class Run:
         if config.resume and not getattr(config, "steps_given", True):
             config.steps = self.folder.saved_steps(config.steps)
         check_config(config)
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
+            raise InputError("one process, one device; docs/graduate.md says how to use more")
         common.check_size(config.prompts_per_step * config.group_size, config)
         if config.resume and config.overwrite:
             raise InputError("--overwrite: not together with --resume")
         self.config = config
         self.stop = False  # set by Ctrl-C
+        self.fruitless = 0  # steps in a row that were all cut and taught nothing
         self.last_norm = None  # the gradient's, of the last step that updated
         self.path = self.folder.path
         settings = {"script": self.name, **dataclasses.asdict(config)}
@@ -98,6 +94,8 @@ class Run:
         self.state = self.folder.inspect(self.settings, config.resume, config.overwrite)
         self.done = self.state["step"]  # the last step of the checkpoint
         self.tokens = self.state["tokens"]  # generated so far
+        now = datetime.datetime.now().isoformat()
+        self.date = self.state.get("date", now)  # of the prompts, where a template writes it
 
     def load(self, problems):
         """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model.
@@ -107,10 +105,11 @@ class Run:
         """
         name = str(self.folder.latest()) if self.done >= 0 else self.config.model
         model, tokenizer = common.load_model(name)
-        check_model(model)
+        tokenizer.date = datetime.datetime.fromisoformat(self.date)
         one_each = dataclasses.replace(self.config, group_size=1)
         asked = problems + longest_prompts(self.config.data)
-        common.encode_prompts(model, tokenizer, asked, one_each)
+        prompts = common.encode_prompts(model, tokenizer, asked, one_each)
+        check_model(model, max(map(len, prompts)) + self.config.max_new_tokens)
         return model, tokenizer
 
     def steps(self, model, tokenizer, **parts):
@@ -153,7 +152,8 @@ class Run:
 
     def _save(self, step, model, tokenizer, parts):
         threads = torch.get_num_threads()
-        state = {"step": step, "tokens": self.tokens, "threads": threads, "settings": self.settings}
+        state = {"step": step, "tokens": self.tokens, "threads": threads, "date": self.date}
+        state["settings"] = self.settings
         self.folder.save(state, model, tokenizer, parts)
         self.done = step
 
@@ -189,6 +189,15 @@ class Run:
         remark = self.threads.after_step(step, metrics["seconds"], metrics["tokens_sampled"])
         if remark:
             print(remark, flush=True)
+        nothing = metrics["truncated"] == 1 and metrics["updates"] == 0
+        self.fruitless = self.fruitless + 1 if nothing else 0
+        if self.fruitless == 3:
+            print(
+                "for three steps every completion was cut and no group had signal, so nothing is "
+                "learnt: raise --max_new_tokens, or see in samples.jsonl whether the model knows "
+                "the format",
+                flush=True,
+            )
 
     def log_evaluation(self, step, rollouts):
         """Append held-out results to metrics.jsonl and a few transcripts to samples.jsonl.

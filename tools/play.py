@@ -14,6 +14,7 @@ import sys
 from dataclasses import replace
 
 from runtime import engine
+from runtime.check import check_model
 
 import common
 import grpo
@@ -46,8 +47,8 @@ def show_turns(rollout, tokenizer, config):
             tools = rollout.mask[row, here] == 0
             model_ids = rollout.completion_ids[row, here[~tools]]
             tool_ids = rollout.completion_ids[row, here[tools]]
-            said = tokenizer.decode(model_ids, skip_special_tokens=True).replace("\n", " ")
-            answered = tokenizer.decode(tool_ids, skip_special_tokens=True).strip()
+            said = tokenizer.decode(model_ids).replace("\n", " ")
+            answered = tokenizer.decode(tool_ids).strip()
             left = " ".join(map(str, rollout.states[row][turn]))
             reply = in_colour(f"[{answered}]") if answered else ""
             wrote = printable(said.strip())
@@ -89,6 +90,8 @@ def main():
             temperature=args.temperature,
             max_new_tokens=args.max_new_tokens,
         )
+        (prompt,) = common.encode_prompts(model, tokenizer, [problem], config)
+        check_model(model, len(prompt) + config.max_new_tokens)
         generator = common.torch_stream(args.seed, "play")
         rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:

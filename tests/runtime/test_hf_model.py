@@ -163,13 +163,13 @@ def test_prompt(qwen_folder, chat, bos):
 
 
 def test_attention_that_ours_lacks_is_refused(qwen_folder, tmp_path):
-    """One line, before a run writes anything."""
+    """One line, before a run writes anything; here the window is shorter than a prompt."""
     _, tokenizer = common.load_model(qwen_folder)
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = MistralConfig(vocab_size=len(tokenizer), **shape, **heads, sliding_window=16)
     folder = save_model(tmp_path / "mistral", MistralForCausalLM(config), tokenizer)
-    with pytest.raises(InputError, match=f"--model {folder}: its attention needs sliding_window"):
+    with pytest.raises(InputError, match=f"--model {folder}: its attention looks back 16 tokens"):
         train(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

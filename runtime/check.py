@@ -1,0 +1,82 @@
+"""Is the engine right about a model? Asked once, before a run's first step."""
+
+import math
+from types import SimpleNamespace
+
+from runtime import engine
+from runtime.attention import NAME
+from runtime.kv_cache import require_window
+
+import torch
+
+import common
+from common import DEVICE
+from countdown_task import InputError
+
+TOLERANCE = 1e-3  # of a log-prob
+WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
+
+
+@torch.no_grad()
+def check_model(model, longest):
+    """InputError, in one line, if the engine cannot run the model, or rows of `longest` tokens.
+
+    For a few tokens it must find the log-probs that plain code finds. A model may count positions
+    from elsewhere, or have layers that mix tokens without attention.
+    """
+    name = model.config.name_or_path
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(vocabulary, (8,), generator=common.torch_stream("check")).tolist()
+    prompts = [ids[:2], ids[:5]]  # of different length, and one begins with the other
+    completions = [ids[5:8], ids[4:7]]
+    try:
+        plain = [  # first: the other two put our attention into the model
+            engine.logprobs_plainly(model, prompt, completion, 1.0)
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        cache = engine.start_decoding(model, prompts)
+        sampled = decoded_logprobs(model, cache, prompts, completions)
+        learnt = learnt_logprobs(model, prompts, completions)
+        require_window(longest, min(cache.window, window_of(model)))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except InputError as error:
+        raise InputError(f"--model {name}: {error}") from error
+    except Exception as error:  # there is nothing that a model's code cannot raise
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        if NAME in reason:
+            reason = "its attention cannot be replaced by ours"
+        raise InputError(f"--model {name}: its forward pass fails ({reason})") from error
+    off = max((found - torch.stack(plain)).abs().max().item() for found in (sampled, learnt))
+    if not off <= TOLERANCE:  # or it is not a number
+        raise InputError(
+            f"--model {name}: a log-prob of ours is off its own by {off:.2g}, so training would be "
+            "wrong: something else in it than attention mixes tokens, or counts their positions"
+        )
+
+
+def decoded_logprobs(model, cache, prompts, completions):
+    """Log-probs (b, T) of b completions of T tokens each, as the sampler would find them."""
+    read = [prompt[-1] for prompt in prompts]
+    logprobs = []
+    for tokens in zip(*completions, strict=True):
+        logits = cache.decode(model, torch.tensor(read, device=DEVICE)[:, None])  # (b, V)
+        logprobs.append(logits.log_softmax(-1)[range(len(tokens)), tokens])
+        read = tokens
+    return torch.stack(logprobs, 1)
+
+
+def learnt_logprobs(model, prompts, completions):
+    """The same as an update would find them."""
+    ids = torch.tensor(completions, device=DEVICE)
+    rollout = SimpleNamespace(prompts=prompts, completion_ids=ids, mask=torch.ones_like(ids))
+    logits, prefix = engine.completion_logits(model, rollout, list(range(len(prompts))))
+    return engine.log_softmax_at(logits, prefix, ids, 1.0)
+
+
+def window_of(model):
+    """Tokens that a model's attention looks back, by its configuration; inf: all."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None) or ()
+    sizes = [getattr(config, option, None) for kind, option in WINDOWS.items() if kind in kinds]
+    return min(filter(None, sizes), default=math.inf)
