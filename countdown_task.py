@@ -4,7 +4,12 @@ Problems, the prompt, an exact verifier and the reward components. Nothing here 
 """
 
 import ast
+import contextlib
+import csv
+import functools
 import hashlib
+import heapq
+import io
 import json
 import operator
 import os
@@ -87,13 +92,17 @@ class CountdownTask:
         self.max_number = max_number
         self.min_target = min_target
         self.max_target = max_target
-        self.pool = read_problems(data) if data else None
+        self.splits = None  # of a file: (training problems, held-out problems)
+        if data:
+            self.splits = ([], [])
+            for problem in read_problems(data):
+                self.splits[is_held_out(problem)].append(problem)
         self.sample(1, random.Random(0))  # is there anything to train on?
 
     def sample(self, count, rng, held_out=False):
         """`count` problems of one split, drawn with the given random.Random."""
-        if self.pool is not None:
-            pool = [p for p in self.pool if is_held_out(p) == held_out]
+        if self.splits:
+            pool = self.splits[held_out]
             if not pool:
                 split = "held-out" if held_out else "training"
                 raise InputError(f"--data: no problem falls in the {split} split; add more")
@@ -157,42 +166,99 @@ class CountdownTask:
         return None
 
 
+READ = "what is read: one JSON object a line, a JSON array, CSV, all in UTF-8, or parquet"
+FORMATS = {  # how a file begins: what it is, and the way on
+    b"\x1f\x8b": "gzip; unpack it first",
+    b"\xff\xfe": "in UTF-16; save it in UTF-8",
+    b"\xfe\xff": "in UTF-16; save it in UTF-8",
+    b"version https://git-lfs": "a Git LFS pointer, not the file; git lfs pull",
+}
+
+
 def read_problems(path):
-    """Problems from JSON lines (or parquet, if pyarrow is installed) with `numbers` or `nums`."""
+    """Problems of a file with the columns `numbers` (or `nums`) and `target`, a list.
+
+    One JSON object a line, a JSON array, CSV, or parquet if pyarrow is installed. A file is read
+    once, however often it is asked for.
+    """
     if not os.path.isfile(path):  # unlike Path's, this one takes any text
-        raise InputError(f"--data {path}: no such file")
+        export = "datasets.load_from_disk(FOLDER)" if os.path.isdir(path) else "load_dataset(ID)"
+        what = "is a folder" if os.path.isdir(path) else "no such file"
+        raise InputError(
+            f"--data {path}: {what}; of a data set, export one split: {export}[SPLIT].to_json(FILE)"
+        )
+    found = os.stat(path)
+    return _read_problems(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_problems(path, *_):
     problems = []
     number = 0  # of the row
     try:
-        if path.endswith(".parquet"):
-            import pyarrow.parquet
-
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-        else:
-            rows = Path(path).read_text(encoding="utf-8-sig").split("\n")
-        for number, row in enumerate(rows, 1):  # noqa: B007, the errors below name it
-            if isinstance(row, str):
-                if not row.strip():
-                    continue
-                row = json.loads(row)
-            numbers = row["numbers"] if "numbers" in row else row["nums"]
-            values = [*numbers, row["target"]]
-            if any(type(value) is not int or value < 1 for value in values) or len(numbers) < 2:
-                raise ValueError("need at least two numbers and a target, all whole and positive")
-            if max(len("+".join(map(str, numbers))), len(str(row["target"]))) > MAX_ANSWER_CHARS:
-                raise ValueError(f"its answer would be longer than {MAX_ANSWER_CHARS} characters")
-            problems.append(Problem(tuple(numbers), row["target"]))
+        rows, parse = rows_of(path)
+        for number, raw in enumerate(rows, 1):  # noqa: B007, the errors below name it
+            row = parse(raw)
+            if row is not None:
+                problems.append(problem_of(row))
     except ModuleNotFoundError as error:
         raise InputError(f"--data {path}: pip install pyarrow, or convert it to JSONL") from error
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"--data {path}, row {number}: need numbers (or nums) and target ({error!r})"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--data {path}, row {number}: {error}") from error
+        where = f", row {number}" if number else ""
+        is_other = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        ending = f"; {READ}" if is_other else ""
+        raise InputError(f"--data {path}{where}: {error}{ending}") from error
     if not problems:
         raise InputError(f"--data {path}: the file holds no problem")
     return problems
+
+
+def rows_of(path):
+    """(rows of a file, the function that makes a dict of each, or None of a blank line)."""
+    data = Path(path).read_bytes()
+    for begin, what in FORMATS.items():
+        if data.startswith(begin):
+            raise ValueError(f"it is {what}; {READ}")
+    if data.startswith(b"PAR1") or path.lower().endswith(".parquet"):
+        import pyarrow.parquet
+
+        return pyarrow.parquet.read_table(path).to_pylist(), dict
+    text = data.decode("utf-8-sig")
+    if path.lower().endswith(".csv"):
+        return csv.DictReader(io.StringIO(text)), row_of_csv
+    if text.lstrip().startswith("["):
+        with contextlib.suppress(json.JSONDecodeError):  # then it is lines after all
+            return json.loads(text), dict
+    return text.split("\n"), lambda line: json.loads(line) if line.strip() else None
+
+
+def row_of_csv(row):
+    """A row of texts, numbers as in "3 7 12" or "[3, 7, 12]" -> the same with numbers."""
+    column = "numbers" if "numbers" in row else "nums"
+    numbers = re.findall(r"[^\s,;\[\]()]+", row[column])
+    return {"numbers": [int(number) for number in numbers], "target": int(row["target"])}
+
+
+def problem_of(row):
+    """The problem in a row, a dict; ValueError, KeyError or TypeError if there is none."""
+    numbers = row["numbers"] if "numbers" in row else row["nums"]
+    if isinstance(row["target"], dict):
+        raise ValueError("columns, not rows; pandas' to_json(FILE, orient='records') writes rows")
+    for value in [*numbers, row["target"]]:
+        if type(value) is not int or value < 1:
+            raise ValueError(
+                f"{value!r:.40} ({type(value).__name__}): need at least two numbers and a target, "
+                "all whole and positive"
+            )
+    if len(numbers) < 2:
+        raise ValueError("need at least two numbers and a target")
+    if max(len("+".join(map(str, numbers))), len(str(row["target"]))) > MAX_ANSWER_CHARS:
+        raise ValueError(f"its answer would be longer than {MAX_ANSWER_CHARS} characters")
+    return Problem(tuple(numbers), row["target"])
 
 
 def longest_prompts(path, count=64):
@@ -201,7 +267,11 @@ def longest_prompts(path, count=64):
     A run asks for room for them before its first step, not when it comes to them.
     """
     problems = read_problems(path) if path else []
-    return sorted(problems, key=lambda problem: len(prompt_text(problem)))[-count:]
+
+    def length(problem):
+        return len(str(problem.numbers)) + len(str(problem.target))
+
+    return heapq.nlargest(count, problems, key=length)
 
 
 def solve(problem):

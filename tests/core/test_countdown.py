@@ -591,8 +591,8 @@ BAD_FILES = {  # name: (content, what the message says)
     "missing.jsonl": (None, "no such file"),
     "missing.parquet": (None, "no such file"),
     "empty.jsonl": (b" \n\t\n\r\n", "no problem"),
-    "utf-16.jsonl": (GOOD_ROW.encode("utf-16"), "utf-8"),
-    "gzip.jsonl": (b"\x1f\x8b\x08\x00", "utf-8"),
+    "utf-16.jsonl": (GOOD_ROW.encode("utf-16"), "UTF-16"),
+    "gzip.jsonl": (b"\x1f\x8b\x08\x00", "gzip"),
     "text.parquet": (b"not a parquet file", ""),
     "broken.parquet": (b"PAR1" + b"\1" * 50 + b"\x10\0\0\0PAR1", ""),
 }

@@ -195,6 +195,9 @@ def test_bos_once_think_once_no_eos(folder, name):
 def test_an_end_of_sequence_token_that_the_model_cannot_write(folder):
     """Every completion would fill its budget, and nothing would say why."""
     change(folder / "tokenizer_config.json", eos_token="<|never|>")
+    change(folder / "config.json", eos_token_id=None)
+    (folder / "generation_config.json").unlink()
+    (folder / "chat_template.jinja").write_text(CONTENT)
     assert "no end-of-sequence token" in refusal(common.load_model, str(folder))
 
 
@@ -310,6 +313,7 @@ def test_transcripts_are_shown_as_text(model, tmp_path, monkeypatch, capsys):
     )
     monkeypatch.setattr(grpo, "sample_groups", lambda *_: rollout)
     monkeypatch.setattr(sys, "argv", ["play", "1", "2", "--target", "3", "--model", model])
+    sys.argv += ["--max_new_tokens", "8"]
     play.main()
     shown = capsys.readouterr().out
     assert r"\x1b[2J" in shown and r"\u202e" in shown
