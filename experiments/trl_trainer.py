@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from runtime import chat
 from runtime.kv_cache import right_pad
 
 import torch
@@ -99,6 +100,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
         )
     per_device = next(n for n in range(min(per_update, 64), 0, -1) if per_update % n == 0)
     functions, weights = reward_functions(script, config)
+    chat.end_with_the_turn(tokenizer)
     callbacks = options.pop("callbacks", None)
     settings = {
         "output_dir": str(output_dir),

@@ -37,6 +37,8 @@ def parse_options(config_class, description=None, words=None):
         formatter_class=HelpFormatter,
     )
     options, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    if "-f" in unknown and any(word.endswith(".json") for word in unknown):
+        parser.error("these are a notebook's own words; there, call train(Config())")
     if unknown:
         parser.error(f"unknown option {' '.join(unknown)}; --help lists the options")
     config = config_class(**vars(options))

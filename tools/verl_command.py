@@ -23,7 +23,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from runtime import options
+from runtime import chat, options
 from runtime.run_folder import write_text
 
 import common
@@ -269,11 +269,16 @@ def write_files(script, config, folder, model, tokenizer):
             for index, problem in enumerate(part)
         ]
         Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
+    if "enable_thinking" in tokenizer.chat_template:  # verl leaves it unsaid
+        tokenizer.chat_template = "{%- set enable_thinking = true -%}" + tokenizer.chat_template
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": ""}], tokenize=False, add_generation_prompt=True
     )
+    if chat.EMPTY_THOUGHT.search(asked):
+        raise InputError(f"--model {config.model}: its chat template closes <think> at once")
     if not asked.rstrip().endswith("<think>"):
         tokenizer.chat_template += "<think>"
+    chat.end_with_the_turn(tokenizer)
     tokenizer.save_pretrained(folder / "tokenizer")
     weights = dict(zip(config.reward_components, config.reward_weights, strict=True))
     source = REWARD_FUNCTION.format(script=script, repository=str(common.HERE), weights=weights)

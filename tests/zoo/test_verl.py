@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import re
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -174,10 +175,13 @@ def read_parquet(path):
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
-@pytest.mark.parametrize("model", ["base", "qwen"])
+@pytest.mark.parametrize("model", ["base", "qwen", "thinking"])
 def test_prompts_are_ours(model, monkeypatch, capsys, tmp_path, qwen_folder):
     """verl applies the chat template of the tokenizer that is written: the same ids."""
-    source = {"base": "base_model", "qwen": qwen_folder}[model]
+    thinking = shutil.copytree(qwen_folder, tmp_path / "thinking")
+    with open(thinking / "chat_template.jinja", "a") as file:
+        file.write("{% if enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n{% endif %}")
+    source = {"base": "base_model", "qwen": qwen_folder, "thinking": str(thinking)}[model]
     words = ["--steps", "2", "--model", source, "--output_dir", str(tmp_path / "verl")]
     words += ["--max_new_tokens", "32", "--eval_problems", "2"]
     _, overrides = run(monkeypatch, capsys, "grpo", *words)
