@@ -207,7 +207,7 @@ def _read_problems(path, *_):
         raise InputError(
             f"--data {path}, row {number}: need numbers (or nums) and target ({error!r})"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         where = f", row {number}" if number else ""
         is_other = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
         ending = f"; {READ}" if is_other else ""

@@ -391,6 +391,10 @@ REFUSED = {
     "float.jsonl": (b'{"nums": [3, 8], "target": 24.0}', "24.0 (float)"),
     "text.jsonl": (b'{"nums": [3, 8], "target": "24"}', "'24' (str)"),
     "float.csv": (b"nums,target\n3 8.5,24\n", "row 1: "),
+    "wide.csv": (b"nums,target\n" + b"1" * 200_000 + b",24\n", "field larger than"),
+    "semicolons.csv": (b"nums;target\n3 8;24\n", "row 1: need numbers (or nums) and target"),
+    "columns.json": (b"[[1, 2], [3, 4]]", "row 1: "),
+    "nested.json": (b"[" * 100_000, "recursion"),
     "page.html": (b"<!DOCTYPE html>\n<html>", "what is read: one JSON object a line"),
     "book.xlsx": (b"PK\x03\x04\xff\xfe", "what is read: one JSON object a line"),
 }

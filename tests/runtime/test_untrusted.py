@@ -255,10 +255,20 @@ ROW = JSON | st.fixed_dictionaries({"numbers": JSON, "target": JSON})
 
 @pytest.mark.slow
 @settings(max_examples=150)
-@given(rows=st.lists(ROW, max_size=3), junk=st.binary(max_size=5))
-def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk):
-    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_bytes("\n".join(json.dumps(row) for row in rows).encode() + junk)
+@given(
+    rows=st.lists(ROW, max_size=3),
+    junk=st.binary(max_size=5),
+    name=st.sampled_from(("rows.jsonl", "rows.json", "rows.csv")),
+)
+def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk, name):
+    path = tmp_path_factory.mktemp("data") / name
+    lines = [json.dumps(row) for row in rows]
+    text = {
+        "rows.jsonl": "\n".join(lines),
+        "rows.json": f"[{','.join(lines)}]",
+        "rows.csv": "\n".join(["numbers,target", *lines]),
+    }[name]
+    path.write_bytes(text.encode() + junk)
     try:
         assert all(isinstance(problem, Problem) for problem in read_problems(str(path)))
     except InputError as error:
