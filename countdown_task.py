@@ -167,11 +167,12 @@ class CountdownTask:
 
 
 READ = "what is read: one JSON object a line, a JSON array, CSV, all in UTF-8, or parquet"
+LFS_POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 FORMATS = {  # how a file begins: what it is, and the way on
     b"\x1f\x8b": "gzip; unpack it first",
     b"\xff\xfe": "in UTF-16; save it in UTF-8",
     b"\xfe\xff": "in UTF-16; save it in UTF-8",
-    b"version https://git-lfs": "a Git LFS pointer, not the file; git lfs pull",
+    LFS_POINTER: "a Git LFS pointer, not the file; git lfs pull",
 }
 
 

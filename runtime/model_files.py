@@ -6,9 +6,8 @@ from pathlib import Path
 
 import safetensors
 
-from countdown_task import InputError
+from countdown_task import LFS_POINTER, InputError
 
-POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "*.model", "*.spm", "tekken.json")
 
 
@@ -73,8 +72,9 @@ def check_weights(model, missing):
 def why(error, source):
     """What an exception of transformers means, in one line."""
     text = str(error).strip() or repr(error)
-    slow = Path(source) / "tokenizer.model"
-    asks = "sentencepiece" in text or "tiktoken" in text or slow.exists()
+    folder = Path(source)
+    only_slow = (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists()
+    asks = "sentencepiece" in text or "tiktoken" in text or only_slow
     if asks and not importlib.util.find_spec("sentencepiece"):
         return "its tokenizer needs sentencepiece; pip install sentencepiece"
     return f"it does not load ({text.splitlines()[0]})"
@@ -84,7 +84,7 @@ def is_pointer(file):
     """Is it what Git leaves in the place of a large file that Git LFS has not fetched?"""
     try:
         with open(file, "rb") as opened:
-            return opened.read(len(POINTER)) == POINTER
+            return opened.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError:  # a folder, or nobody may read it
         return False
 

@@ -365,6 +365,15 @@ def test_a_folder_that_is_no_model_says_what_it_is(tmp_path, qwen_folder, spoil,
     assert line.startswith(f"--model {folder}: ") and FOLDERS[spoil] in line
 
 
+def test_another_fault_is_not_put_on_sentencepiece(tmp_path, qwen_folder):
+    """Many folders hold tokenizer.model beside the tokenizer.json that is read."""
+    folder = shutil.copytree(qwen_folder, tmp_path / "model")
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    (folder / "config.json").write_text("{")
+    line = refusal(common.load_model, str(folder))
+    assert "does not load" in line and "sentencepiece" not in line
+
+
 def test_a_file_is_no_model(tmp_path, qwen_folder):
     folder = Path(qwen_folder)
     assert "give the folder" in refusal(common.load_model, str(folder / "config.json"))
@@ -483,7 +492,7 @@ def test_torchrun_is_told_that_this_is_one_process(tmp_path, qwen_folder, monkey
 
 
 def test_a_notebooks_own_words(capsys):
-    words = ["-f", "/home/me/.local/share/jupyter/runtime/kernel-1.json"]
+    words = ["-f", "runtime/kernel-1.json"]
     with pytest.raises(SystemExit):
         options.parse_options(grpo.Config, words=words)
     assert "call train(Config())" in capsys.readouterr().err
