@@ -186,8 +186,6 @@ def sample_batch(model, tokenizer, task, config, step):
     rollout = join_groups((mixed + spare)[: config.prompts_per_step], drawn)
     rewards = compute_rewards(rollout.problems, rollout.completions, config)
     punishment = soft_overlong_punishment(rollout.mask.sum(1), config).view_as(rewards[..., :1])
-    if config.mask_truncated:  # <- sampling: overlong filtering, after the rewards
-        rollout.mask = rollout.mask * (1 - rollout.truncated[:, None])
     return rollout, torch.cat([rewards, punishment.to(rewards)], -1)
 
 
@@ -279,6 +277,9 @@ def update_policy(model, optimizer, rollout, advantages, config):
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
     metrics = measures.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        num_sequences = len(minibatch)
+        if config.mask_truncated:  # <- sampling: overlong filtering
+            minibatch = minibatch[rollout.truncated[minibatch].cpu() == 0]
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
         num_tokens = rollout.mask[minibatch].sum()
@@ -289,7 +290,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
             old = rollout.logprobs[rows, :T]
             A = advantages[rows, :T]
             token_loss, stats = policy_loss(logprobs, old, A, mask, config)  # <- KL: dropped
-            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
             metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)

@@ -47,6 +47,7 @@ CLIP = {"Config": {"clip width"}, "policy_loss": {"granularity"}}
 BOTH = {"Config": {"KL", "clip width"}, "policy_loss": {"KL", "clip width"}}
 DRAW = {"Config": {"KL", "clip width", "sampling"}, "policy_loss": {"KL"}}
 DRAW |= {key: {"sampling"} for key in ["imports", "sample_batch", "compute_advantages"]}
+DRAW |= {"update_policy": {"KL", "sampling"}}
 LOG_CLIP = CLIP | {"policy_loss": {"clip width", "granularity"}}
 REWARD_KL = {key: {"KL"} for key in ["Config", "policy_loss", "train"]}
 REWARD_KL |= {"compute_advantages": {"KL", "advantage", "length + std"}}

@@ -107,6 +107,12 @@ class Interaction:
     answer: str
 
 
+# The line with the std of a turn's advantage, and what is left of it without one.
+TURN_OVER_STD = (
+    "            S[rows, turns] = (found - found.mean()) / (found.std() + 1e-4)  # <- advantage\n"
+)
+TURN_CENTRED = "            S[rows, turns] = found - found.mean()  # <- length + std"
+
 INTERACTIONS = [
     Interaction(
         {"sampling": {"dapo"}, "advantage": {"gdpo"}},
@@ -139,6 +145,53 @@ INTERACTIONS = [
             )
         },
         "",
+    ),
+    Interaction(
+        {"sampling": {"dapo"}, "turns": {"zoo.gigpo"}},
+        ("", "", ""),
+        {
+            "    punishment = soft_overlong_punishment(rollout.mask.sum(1), config)": (
+                "    places = torch.arange(1, config.max_new_tokens + 1).to(rollout.mask)\n"
+                "    used = (rollout.mask * places).amax(1)  # (B,) up to EOS  <- sampling\n"
+                "    used[rollout.truncated > 0] = config.max_new_tokens\n"
+                "    punishment = soft_overlong_punishment(used, config)"
+            )
+        },
+        "The overlong punishment counts the tool's tokens too: they fill the budget.",
+    ),
+    Interaction(
+        {"sampling": {"dapo"}, "reward": {"zoo.prime"}},
+        ("", "", ""),
+        {
+            "        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):\n"
+            "            liked = ": (
+                "        trained = minibatch\n"
+                "        if config.mask_truncated:  # <- sampling: overlong filtering\n"
+                "            trained = minibatch[rollout.truncated[minibatch].cpu() == 0]\n"
+                "        for rows in engine.pack_rows(rollout, trained.tolist(), config):\n"
+                "            liked = "
+            )
+        },
+        "Overlong filtering takes cut-off completions from the reward model's loss too.",
+    ),
+    Interaction(
+        {"std": UNDIVIDED, "advantage": {"zoo.gigpo"}},
+        ("", "", ""),
+        {TURN_OVER_STD: f"{TURN_CENTRED}: not divided\n"},
+        "The turn's advantage is not divided by a std either.",
+    ),
+    Interaction(
+        {"std": {"zoo.reinforce_pp_baseline"}, "advantage": {"zoo.gigpo"}},
+        ("", "", ""),
+        {
+            TURN_OVER_STD: f"{TURN_CENTRED}: divided below\n",
+            "    return S\n": (
+                "    count = torch.tensor([[len(visited)] for visited in states])  # (B, 1)\n"
+                "    spread = S[torch.arange(S.shape[1]) < count].std()  # over all turns\n"
+                "    return S / (spread + 1e-4)  # <- length + std: of the rollout\n"
+            ),
+        },
+        "The turn's advantage is divided by one std too, that of all turns of the rollout.",
     ),
 ]
 

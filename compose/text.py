@@ -20,7 +20,7 @@ from compose.reader import (
     without_comment,
     without_remark,
 )
-from compose.rules import ONE_EACH, PER_TOKEN
+from compose.rules import ONE_EACH, PER_TOKEN, UNDIVIDED
 from countdown_task import InputError
 
 SYMBOL = re.compile(r"\b(?!o_)[A-Za-z]_i[tk]?\b")
@@ -157,7 +157,8 @@ def advantage(taken):
     else:
         of_std = by_symbol("dr_grpo" if taken["std"] == "zoo.rloo" else taken["std"])
         lines = [of_std[symbol] for symbol in ("C_i", "A_i") if symbol in of_std]
-        lines += [own[symbol] for symbol in ("R_ik", "S_ik", "A_it") if symbol in own]
+        of_turn = own | (turn_without_its_std(taken["std"]) if "S_ik" in own else {})
+        lines += [of_turn[name] for name in ("R_ik", "C_ik", "S_ik", "A_it") if name in of_turn]
     pays = "R_i: weighted sum of reward components"
     if taken["kl"] == "zoo.rloo":
         lines = [by_symbol("zoo.rloo")["R_i"], *(line.replace(pays, "").rstrip() for line in lines)]
@@ -165,6 +166,17 @@ def advantage(taken):
         agreed = by_symbol("zoo.ttrl")["A_i"].partition("   R_i")
         lines = [line.replace(pays, f"R_i{agreed[2]}") for line in lines]
     return lines
+
+
+def turn_without_its_std(script):
+    """{symbol: line} of GiGPO's turns where the std is another script's; {} where it is not."""
+    centred = f"{'R_ik - mean':<47}over the turns of the group in its state"
+    if script in UNDIVIDED:
+        return {"S_ik": f"S_ik = {centred}"}
+    if script == "zoo.reinforce_pp_baseline":
+        of_all = f"{'C_ik / std(C)':<47}over all turns of the rollout"
+        return {"C_ik": f"C_ik = {centred}", "S_ik": f"S_ik = {of_all}"}
+    return {}
 
 
 def whole_advantage(script, taken):

@@ -57,8 +57,6 @@ class TokenMetrics:
         """
         if "ratio" not in metrics:
             raise KeyError(f"policy_loss: its metrics need 'ratio', and are {sorted(metrics)}")
-        if not mask.any():  # overlong filtering can empty a micro-batch
-            return
         self.count += mask.sum().item()
         uncertain = (mask > 0) & (entropy > UNCERTAIN)
         self.uncertain += uncertain.sum().item()

@@ -116,9 +116,11 @@ class Tool:
             words = self.reply(text, self.problems[row])
             if words:
                 ids = self.tokenizer.encode(words, add_special_tokens=False)
-                room = self.written[row, t + 1 : t + 1 + len(ids)]  # the budget may end in it
+                end = t + 1 + len(ids)  # the model's next place, if the budget reaches that far
+                room = self.written[row, t + 1 : end]
                 room.copy_(room.new_tensor(ids[: len(room)]))
-                self.states[row].append(self.state(text, self.problems[row]))
+                if end < self.written.shape[1]:  # else there is no turn behind the reply
+                    self.states[row].append(self.state(text, self.problems[row]))
 
     def turns(self):
         """(B, T): the number of the turn that each token belongs to, from 0; the tool's too."""

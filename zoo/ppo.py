@@ -20,8 +20,8 @@ Coordinates on the six axes:
     critic        the initial model with a head of one output, 0 at first, trained along: no axis
 
 The method in code:
-    surprise = token_rewards + next_values - values
-    carry = surprise[:, t] + config.gae_lambda * carry
+    surprise = token_rewards[:, t] + next_value - values[:, t]
+    carry = torch.where(own, surprise + config.gae_lambda * carry, carry)
 
 vs grpo.py: 1) a second network says what to expect after every prefix, and siblings are not needed;
     2) every token has its own advantage; 3) token mean, no KL.
@@ -207,12 +207,14 @@ def compute_advantages(rewards, values, mask, config):  # <- advantage: what the
     pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
     is_last = mask.cumsum(1) == mask.sum(1, keepdim=True)
     token_rewards = pooled.to(mask).view(-1, 1) * is_last * mask  # (B, T)
-    next_values = F.pad(values[:, 1:], (0, 1))  # 0 after the last token
-    surprise = token_rewards + next_values - values  # d (B, T)  <- advantage
-    gae = torch.zeros_like(surprise)
-    carry = torch.zeros_like(surprise[:, 0])
+    gae = torch.zeros_like(values)
+    carry = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[:, 0])  # 0 after the last token
     for t in reversed(range(mask.shape[1])):
-        carry = surprise[:, t] + config.gae_lambda * carry  # <- advantage: GAE
+        surprise = token_rewards[:, t] + next_value - values[:, t]  # d (B,)  <- advantage
+        own = mask[:, t] > 0  # a tool's tokens are no steps of the policy
+        carry = torch.where(own, surprise + config.gae_lambda * carry, carry)  # <- advantage: GAE
+        next_value = torch.where(own, values[:, t], next_value)
         gae[:, t] = carry
     returns = gae + values  # <- critic: what it learns to expect
     trained = gae[mask > 0]  # all tokens of the rollout
@@ -285,6 +287,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
     metrics = measures.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        num_sequences = len(minibatch)
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
         num_tokens = rollout.mask[minibatch].sum()
@@ -295,7 +298,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
             old = rollout.logprobs[rows, :T]
             A = advantages[rows, :T]
             token_loss, stats = policy_loss(logprobs, old, A, mask, config)  # <- KL: dropped
-            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
             metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)

@@ -255,6 +255,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
     metrics = measures.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        num_sequences = len(minibatch)
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
         num_tokens = rollout.mask[minibatch].sum()
@@ -266,7 +267,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
             ref = rollout.ref_logprobs[rows, :T]
             A = advantages[rows, :T]
             token_loss, stats = policy_loss(logprobs, old, ref, A, mask, config)
-            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
             metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)

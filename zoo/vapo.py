@@ -209,14 +209,16 @@ def compute_advantages(rewards, values, mask, config):  # <- advantage: what the
     pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
     is_last = mask.cumsum(1) == mask.sum(1, keepdim=True)
     token_rewards = pooled.to(mask).view(-1, 1) * is_last * mask  # (B, T)
-    next_values = F.pad(values[:, 1:], (0, 1))  # 0 after the last token
-    surprise = token_rewards + next_values - values  # d (B, T)  <- advantage
-    gae = torch.zeros_like(surprise)
-    carry = torch.zeros_like(surprise[:, 0])
+    gae = torch.zeros_like(values)
+    carry = torch.zeros_like(values[:, 0])
+    next_value = torch.zeros_like(values[:, 0])  # 0 after the last token
     gae_lambda = 1 - 1 / (config.gae_alpha * mask.sum(1))  # (B,)  <- advantage: by length
     gae_lambda = gae_lambda.clamp(min=0)  # below 1/alpha tokens
     for t in reversed(range(mask.shape[1])):
-        carry = surprise[:, t] + gae_lambda * carry  # <- advantage
+        surprise = token_rewards[:, t] + next_value - values[:, t]  # d (B,)  <- advantage
+        own = mask[:, t] > 0  # a tool's tokens are no steps of the policy
+        carry = torch.where(own, surprise + gae_lambda * carry, carry)  # <- advantage
+        next_value = torch.where(own, values[:, t], next_value)
         gae[:, t] = carry
     returns = token_rewards.sum(1, keepdim=True) * mask  # <- critic: it learns with lambda 1
     trained = gae[mask > 0]  # all tokens of the rollout
@@ -289,6 +291,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
     advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
     metrics = measures.TokenMetrics(advantages)
     for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        num_sequences = len(minibatch)
         if not advantages[minibatch].any():
             continue  # no signal, no step: Adam's momentum alone would move the weights
         num_tokens = rollout.mask[minibatch].sum()
@@ -303,7 +306,7 @@ def update_policy(model, optimizer, rollout, advantages, config):
             token_loss, stats = policy_loss(logprobs, old, A, mask, config)  # <- KL: dropped
             weight = config.imitation_coef * right[rows, :T] * num_tokens / num_right
             token_loss = token_loss - weight * logprobs  # <- advantage: a mean over right tokens
-            aggregate_loss(token_loss, mask, len(minibatch), num_tokens, config).backward()
+            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
             stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
             metrics.add(stats, mask, rollout.entropy[rows, :T])
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)

@@ -1,7 +1,9 @@
 """Compositions: what a script is made of, what goes together, and that the result is right."""
 
 import difflib
+import inspect
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -10,13 +12,14 @@ from functools import cache
 import pytest
 import torch
 
+import common
 import dapo
 from common import HERE
 from compose import __main__, composition, reader, rules
 from compose.edits import MOVES, edits_of
 from compose.reader import code_lines, coordinates, source_of
 from compose.rules import CLASHES, INTERACTIONS, PRESETS, TOGETHER
-from countdown_task import InputError
+from countdown_task import CountdownTask, InputError, Problem
 from experiments.catalogue.pairs import PARTS
 from tests.core.test_diffs import changes, seventh, violations
 
@@ -223,6 +226,160 @@ def test_dapo_with_rloo_by_hand(tmp_path):
     torch.testing.assert_close(module.compute_advantages(rewards, config), R - others)
 
 
+# ---- Where two moves meet -----------------------------------------------------------------------
+
+FILTERING = [("dapo", "gspo"), ("dapo", "gmpo"), ("dapo:sampling",), ("dapo:sampling", "gdpo")]
+FILTERING += [("dapo", "prime"), ("dapo", "rloo"), ("dapo", "gigpo"), ("dr_grpo", "dapo:sampling")]
+
+
+@pytest.mark.parametrize("parts", FILTERING, ids="+".join)
+def test_overlong_filtering_in_every_composition(parts, tmp_path, llama_folder):
+    """The update of a batch with cut-off rows is that of its other rows, one by one, by hand."""
+    module = composition.module_of(parts, tmp_path)
+    config = module.Config(
+        prompts_per_step=2, group_size=4, max_new_tokens=24, minibatches=1, mask_truncated=True
+    )
+    if "gigpo" in parts:
+        config.reward_components, config.reward_weights = ["answer"], [1.0]
+    model, tokenizer = common.load_model(llama_folder)
+    reference, _ = common.load_model(llama_folder)
+    problems = CountdownTask().held_out(2)
+    stream = torch.Generator().manual_seed(0)
+    rollout = module.sample_groups(model, tokenizer, problems, config, stream)
+    rollout.truncated = torch.tensor([1, 0, 0, 1, 0, 0, 0, 0])
+    rollout.logprobs = rollout.logprobs + 0.1 * torch.randn(8, 24, generator=stream) * rollout.mask
+    takes_ref = "ref_logprobs" in inspect.signature(module.policy_loss).parameters
+    if takes_ref:
+        rollout.ref_logprobs = module.over_rollout(
+            module.completion_logprobs, reference, rollout, config
+        )
+    advantages = torch.randn(2, 4, generator=stream)
+    kept = [row for row in range(8) if not rollout.truncated[row]]
+    num_tokens = rollout.mask[kept].sum()
+    config.max_grad_norm = 1e9
+    for row in kept:
+        logprobs = module.completion_logprobs(model, rollout, [row], config)
+        T = logprobs.shape[1]
+        tensors = [logprobs, rollout.logprobs[[row], :T]]
+        tensors += [rollout.ref_logprobs[[row], :T]] if takes_ref else []
+        A, mask = advantages.view(8, 1)[[row]], rollout.mask[[row], :T]
+        token_loss, _ = module.policy_loss(*tensors, A, mask, config)
+        module.aggregate_loss(token_loss, mask, 8, num_tokens, config).backward()
+    by_hand = [p.detach() - p.grad for p in model.parameters()]
+    model.zero_grad()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    metrics = module.update_policy(model, optimizer, rollout, advantages, config)
+    assert metrics["updates"] == 1 and metrics["grad_norm"] > 0
+    for ours, theirs in zip(model.parameters(), by_hand, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", FILTERING[:4], ids="+".join)
+def test_overlong_filtering_trains(parts, tmp_path):
+    """A batch of the base of which a third is cut off: two steps, and no NaN."""
+    module = composition.module_of(parts, tmp_path)
+    folder = tmp_path / "run"
+    options = {"max_new_tokens": 48, "overlong_cache": 8, "prompts_per_step": 8, "group_size": 8}
+    options |= {"mask_truncated": True, "steps": 2, "eval_problems": 2, "eval_every": 0}
+    module.train(module.Config(**options, output_dir=str(folder)))
+    rows = (folder / "metrics.jsonl").read_text(encoding="utf-8")
+    assert '"step": 2' in rows and "NaN" not in rows
+    cut = [row["truncated"] for row in map(json.loads, rows.splitlines()) if "truncated" in row]
+    assert min(cut) > 0.1
+
+
+def test_a_reward_model_learns_from_what_is_trained_on(tmp_path, llama_folder):
+    """DAPO's filter with PRIME: what was cut off neither moves the reward model nor breaks A."""
+    module = composition.module_of(("dapo", "prime"), tmp_path)
+    config = module.Config(group_size=4, max_new_tokens=6, minibatches=1, mask_truncated=True)
+    model, tokenizer = common.load_model(llama_folder)
+    problems = CountdownTask().held_out(1)
+    stream = torch.Generator().manual_seed(0)
+    rollout = module.sample_groups(model, tokenizer, problems, config, stream)
+    rollout.ref_logprobs = rollout.logprobs.clone()
+    rollout.correct = torch.tensor([1, 0, 1, 0])
+    moved = {}
+    for cut in ([0, 0, 0, 1], [1, 1, 1, 1]):
+        rollout.truncated = torch.tensor(cut)
+        learner, _ = common.load_model(llama_folder)
+        optimizer = torch.optim.SGD(learner.parameters(), lr=1.0)
+        module.update_reward_model(learner, optimizer, rollout, config)
+        pairs = zip(learner.parameters(), model.parameters(), strict=True)
+        moved[sum(cut)] = any(not torch.equal(a, b) for a, b in pairs)
+    assert moved == {1: True, 4: False}
+    process = torch.rand(4, 6) * rollout.mask
+    rewards = torch.tensor([[1.0, 0, 0], [0, 0, -1], [1, 0, 0], [0, 0, -1]])[None]
+    assert module.compute_advantages(rewards, process, rollout.mask, config).isfinite().all()
+
+
+def test_the_tools_tokens_fill_the_budget(tmp_path, monkeypatch):
+    """T 64, C 16: cut-off rows with 36 tokens of their own are punished by 1; with 20, ended, by 0.
+
+    A row that ended at place 56 with 40 tokens of its own is half way through the cache: -1/2.
+    """
+    module = composition.module_of(("dapo", "gigpo"), tmp_path)
+    config = module.Config(
+        prompts_per_step=1, group_size=5, max_new_tokens=64, overlong_cache=16, max_refills=0
+    )
+    mask = torch.zeros(5, 64)
+    mask[:3, :18] = mask[:3, 40:58] = 1  # a reply of the tool in the middle, another at the end
+    mask[3, :10] = mask[3, 30:40] = 1
+    mask[4, :20] = mask[4, 36:56] = 1
+    zeros = torch.zeros(5, 64)
+    rollout = module.Rollout(
+        problems=[Problem((1, 2, 3), 6)] * 5,
+        prompts=[[1]] * 5,
+        completions=[""] * 5,
+        completion_ids=zeros.long(),
+        mask=mask,
+        logprobs=zeros,
+        entropy=zeros,
+        truncated=torch.tensor([1, 1, 1, 0, 0]),
+        correct=torch.tensor([0, 0, 0, 1, 1]),
+        completions_sampled=5,
+        tokens_sampled=int(mask.sum()),
+        turns=zeros.long(),
+        states=[[(1, 2, 3)]] * 5,
+    )
+    assert mask.sum(1).tolist() == [36.0, 36.0, 36.0, 20.0, 40.0]
+    monkeypatch.setattr(module, "sample_groups", lambda *_: rollout)
+    _, rewards = module.sample_batch(None, None, CountdownTask(), config, 1)
+    assert rewards[0, :, -1].tolist() == [-1.0, -1.0, -1.0, 0.0, -0.5]
+
+
+@pytest.mark.parametrize("other", ["dr_grpo", "reinforce_pp_baseline", "rloo:std"])
+def test_a_turn_has_the_std_of_its_trajectory(other, tmp_path):
+    """As in the authors' code, where one switch says it of both: none, or one for the rollout."""
+    module = composition.module_of(("gigpo", other), tmp_path)
+    config = module.Config(group_size=3, reward_components=["answer"], reward_weights=[1.0])
+    states = [[(1, 2), (3,)], [(1, 2), (3,)], [(1, 2)], [(4, 5)], [(4, 5), (9,)], [(4, 5)]]
+    pooled = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]])
+    gamma = config.gamma
+    centred = torch.zeros(6, 2)
+    for first, returns in ((0, [gamma, 0.0, 0.0]), (3, [1.0, gamma, 0.0])):
+        centred[first : first + 3, 0] = torch.tensor(returns) - sum(returns) / 3
+    centred[:2, 1] = torch.tensor([0.5, -0.5])  # in (3,): 1 and 0; nobody else comes to (9,)
+    turns_there = centred[[0, 1, 2, 3, 4, 5, 0, 1, 4], [0, 0, 0, 0, 0, 0, 1, 1, 1]]
+    scale = turns_there.std() + 1e-4 if other == "reinforce_pp_baseline" else 1.0
+    torch.testing.assert_close(module.turn_advantages(pooled, states, config), centred / scale)
+    held_to_the_contract(made("gigpo", other))
+
+
+def test_advantages_pass_over_a_tool(tmp_path):
+    """V = R = 1: nothing is a surprise, whatever lambda, and a reply of the tool is no step."""
+    module = composition.module_of(("ppo", "gigpo:turns"), tmp_path)
+    config = module.Config(gae_lambda=0.9, reward_components=["answer"], reward_weights=[1.0])
+    mask = torch.tensor([[1.0, 1, 0, 0, 1, 1], [1, 1, 1, 1, 0, 0]])
+    rewards = torch.tensor([1.0, 0.0]).view(2, 1, 1)
+    values = mask * torch.tensor([[1.0], [0.5]])
+    _, returns = module.compute_advantages(rewards, values, mask, config)
+    gae = returns - values
+    torch.testing.assert_close(gae[0] * mask[0], torch.zeros(6))
+    falling = -0.5 * 0.9 ** torch.arange(3, -1, -1.0)  # the last token's surprise is -V
+    torch.testing.assert_close(gae[1, :4], falling)
+
+
 # ---- What does not go together ------------------------------------------------------------------
 
 CONTRADICTIONS = [  # one for each row of CLASHES
@@ -293,6 +450,8 @@ def test_gdpo_keeps_its_own_std():
 
 def test_every_interaction_is_used():
     used = [made("dapo", "gdpo"), made("dapo", "rloo"), made("dapo:sampling")]
+    used += [made("dapo", "gigpo"), made("dapo", "prime"), made("dr_grpo", "gigpo")]
+    used += [made("reinforce_pp_baseline", "gigpo")]
     for interaction, source in zip(INTERACTIONS, used, strict=True):
         assert all(new in source for new in interaction.rewrite.values())
 

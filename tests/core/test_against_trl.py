@@ -86,6 +86,10 @@ MICRO_BATCHES = {
 EOS, PAD = 2, 0
 
 
+# Compositions with DAPO's sampling, and the script whose flags make TRL's loss theirs.
+FILTERED = {("dapo",): "dapo", ("dapo:sampling",): "grpo", ("dapo:sampling", "gspo"): "gspo"}
+
+
 def equal(ours, trl):
     torch.testing.assert_close(ours, trl, rtol=1e-9, atol=1e-12)
 
@@ -209,11 +213,11 @@ def random_batch(far):
     )
 
 
-def trl_of(script, config, batch, truncated=(), accumulation=1):
+def trl_of(script, config, batch, truncated=(), accumulation=1, **flags):
     """TRL's trainer and batch for ours; its advantages are replaced, test_advantages has those."""
     rewards = torch.zeros(2, 4, len(config.reward_components), dtype=torch.float64)
     trainer = trl_trainer(
-        script, config, rewards, LENGTHS, batch.old, batch.ref, truncated, accumulation
+        script, config, rewards, LENGTHS, batch.old, batch.ref, truncated, accumulation, **flags
     )
     return trainer, trl_score(trainer, len(LENGTHS)) | {"advantages": batch.advantages}
 
@@ -265,16 +269,23 @@ def test_trl_accumulation(script):
     equal(grad(ours, batch), grad(theirs, batch))
 
 
-def test_overlong_filtering():
-    """dapo.py's mask_truncated against TRL's: truncated rows leave the loss and its denominator."""
-    module = import_module("dapo")
+@pytest.mark.parametrize("parts", FILTERED, ids="+".join)
+def test_overlong_filtering(parts, tmp_path):
+    """mask_truncated against TRL's: truncated rows leave the loss, and the count of its tokens.
+
+    They stay in the count of completions, by which a mean over completions divides. That this is
+    what update_policy does: test_overlong_filtering_in_every_composition.
+    """
+    module = composition.module_of(parts, tmp_path)
     config, batch, truncated = module.Config(mask_truncated=True), random_batch(far=True), [0, 5]
-    trainer, trl_batch = trl_of("dapo", config, batch, truncated)
+    flags = {"mask_truncated_completions": True}
+    trainer, trl_batch = trl_of(FILTERED[parts], config, batch, truncated, **flags)
     batch.mask[truncated] = 0
     equal(trl_batch["completion_mask"].double(), batch.mask)
     theirs = trl_loss(trainer, trl_batch, batch.logprobs)
     for micro_batches in MICRO_BATCHES.values():
-        ours = sum(our_loss(module, config, batch, rows)[0] for rows in micro_batches)
+        left = [[row for row in rows if row not in truncated] for rows in micro_batches]
+        ours = sum(our_loss(module, config, batch, rows)[0] for rows in left if rows)
         equal(ours, theirs)
         equal(grad(ours, batch), grad(theirs, batch))
 

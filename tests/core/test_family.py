@@ -4,7 +4,7 @@ import importlib
 import json
 from dataclasses import replace
 
-from runtime import run_folder, session
+from runtime import measures, run_folder, session
 
 import pytest
 import torch
@@ -305,24 +305,28 @@ def test_judged_on_accuracy_before_shaping(monkeypatch):
 
 
 def test_overlong_filtering_is_an_option_that_is_off(monkeypatch):
-    _, off, *_ = dapo_batch(monkeypatch, [1, 2, 3, 1])
-    _, on, *_ = dapo_batch(monkeypatch, [1, 2, 3, 1], mask_truncated=True)
-    assert off.mask.sum(1).tolist() == [8.0, 2, 2, 2] * 4
-    assert on.mask.sum(1).tolist() == [0.0, 2, 2, 2] * 4
+    """What was sampled, rewarded and logged stays the same: cut-off rows leave the loss alone."""
+    _, off, rewards, config = dapo_batch(monkeypatch, [1, 2, 3, 1])
+    _, on, same, filtering = dapo_batch(monkeypatch, [1, 2, 3, 1], mask_truncated=True)
+    assert not config.mask_truncated and torch.equal(rewards, same)
+    logged = measures.describe(on, rewards, filtering)
+    assert logged == measures.describe(off, rewards, config)
+    assert logged["length"] == (8 + 2 + 2 + 2) / 4 and logged["entropy"] == 1.0
 
 
 def test_overlong_filtering_may_empty_a_minibatch(llama_folder):
-    """0 tokens: no gradient, no NaN, and nothing to log."""
+    """Nothing to train on: no update, no NaN."""
     model, tokenizer = common.load_model(llama_folder)
     config = dapo.Config(group_size=4, max_new_tokens=3, minibatches=2, prompts_per_step=2)
+    config.mask_truncated = True
     problems = CountdownTask().held_out(2)
     stream = torch.Generator().manual_seed(0)
     rollout = dapo.sample_groups(model, tokenizer, problems, config, stream)
-    rollout.mask[:4] = 0
+    rollout.truncated = torch.tensor([1, 1, 1, 1, 0, 0, 1, 0])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     advantages = torch.tensor([1.0, -1.0, 1.0, -1.0]).repeat(2, 1)
     metrics = dapo.update_policy(model, optimizer, rollout, advantages, config)
-    assert metrics["updates"] == 2 and metrics["grad_norm"] > 0
+    assert metrics["updates"] == 1 and metrics["grad_norm"] > 0
     assert all(p.isfinite().all() for p in model.parameters())
 
 

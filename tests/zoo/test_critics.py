@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import common
 import grpo
 from experiments import gradient_noise
-from tests.core.test_against_trl import LENGTHS, MICRO_BATCHES, equal, grad, random_batch
+from tests.core.test_against_trl import MICRO_BATCHES, equal, grad, random_batch
 from tests.zoo import verl_oracle
 from tests.zoo.test_zoo import (
     FAR,
@@ -60,10 +60,22 @@ def random_values(mask):
 # ---- PPO: GAE and the two losses ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
-def test_gae_and_returns_are_verls(verl, lam):
-    """Returns exactly; advantages up to the two epsilons, and 0 off the mask, as verl's are not."""
+def mask_with(with_tool):
+    """(B, T) of random_batch; with a tool, of the longer rows two tokens inside are its own."""
     mask = random_batch(far=False).mask
+    if with_tool:
+        mask[mask.sum(1) > 4, 2:4] = 0
+    return mask
+
+
+WITH_TOOL = pytest.mark.parametrize("with_tool", [False, True], ids=["text", "text with a tool"])
+
+
+@WITH_TOOL
+@pytest.mark.parametrize("lam", [0.0, 0.5, 0.95, 1.0])
+def test_gae_and_returns_are_verls(verl, lam, with_tool):
+    """Returns exactly; advantages up to the two epsilons, and 0 off the mask, as verl's are not."""
+    mask = mask_with(with_tool)
     values = random_values(mask)
     config = one_reward(ppo, gae_lambda=lam)
     ours, returns = ppo.compute_advantages(REWARDS[..., None], values, mask, config)
@@ -252,13 +264,14 @@ def test_explained_variance_is_against_rewards():
 # ---- VAPO ---------------------------------------------------------------------------------------
 
 
-def test_vapo_advantages_are_verls_row_by_row(verl):
+@WITH_TOOL
+def test_vapo_advantages_are_verls_row_by_row(verl, with_tool):
     """Each completion has its own lambda, the critic's returns have lambda 1."""
-    mask = random_batch(far=False).mask
+    mask = mask_with(with_tool)
     values, config = random_values(mask), one_reward(vapo, gae_alpha=0.5)
     ours, returns = vapo.compute_advantages(REWARDS[..., None], values, mask, config)
     rows = []
-    for row, length in enumerate(LENGTHS):
+    for row, length in enumerate(mask.sum(1).tolist()):
         lam = max(1 - 1 / (config.gae_alpha * length), 0)
         part = slice(row, row + 1)
         scores = on_last_token(REWARDS, mask)[part]

@@ -194,6 +194,42 @@ def test_a_budget_can_end_within_a_reply(base):
     assert rollout.mask[:, 4].eq(0).any() and rollout.mask[:, 3].eq(1).all()
 
 
+def test_a_turn_without_a_token_is_no_turn(base):
+    """Rewards 1 0 0, all from s0 to s1; the third is cut within the tool's reply.
+
+    In s1 a winner and a loser are compared: +-1/sqrt 2. With the third, whose turn there has not
+    begun, it was 1.1545 and -.5773.
+    """
+    tokenizer = base[1]
+    call = tokenizer.encode("12-9=", add_special_tokens=False)
+    answer = tokenizer.encode("3: ", add_special_tokens=False)
+    config = gigpo.Config(group_size=3)
+    for missing in range(3):
+        T = len(call) + len(answer) + 1 - missing  # a place behind the reply, none, not even all
+        ids = torch.tensor([(call + [0] * (len(answer) + 1))[:T]])
+        tool = Calculator(tokenizer, [P], ids)
+        for t in range(len(call)):
+            tool.listen(torch.tensor([0]), t)
+        whole = [(3, 9, 12), (3, 3)]
+        assert tool.states[0] == whole[: 1 if missing else 2]
+        assert len(tool.states[0]) == tool.turns().max() + 1
+        S = gigpo.turn_advantages(
+            torch.tensor([[1.0, 0.0, 0.0]]), [whole, whole, tool.states[0]], config
+        )
+        right = [2**-0.5, -(2**-0.5)] if missing else [1.1545, -0.5773]
+        assert S[:2, 1].tolist() == pytest.approx(right, abs=3e-4)
+
+
+def test_every_turn_has_a_token(sampled):
+    """No state without a token that was sampled from it."""
+    rollout, _ = sampled
+    own = [
+        sorted(set(turns[mask > 0].tolist()))
+        for turns, mask in zip(rollout.turns, rollout.mask, strict=True)
+    ]
+    assert own == [list(range(len(states))) for states in rollout.states]
+
+
 def test_any_tokenizer_will_do(qwen_folder):
     """With another vocabulary: ids are kept as sampled, only the tool's words are encoded."""
     _, tokenizer = common.load_model(qwen_folder)

@@ -232,8 +232,8 @@ def verl():
 
 def on_last_token(rewards, mask):
     """Rewards (P, G) or (B,) -> (B, T), each at the last token of its completion."""
-    last = torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1
-    return rewards.reshape(-1, 1) * last
+    places = torch.arange(1, mask.shape[1] + 1) * mask
+    return rewards.reshape(-1, 1) * (places == places.amax(1, keepdim=True))
 
 
 def groups(P, G):
