@@ -68,7 +68,7 @@ AUGMENTED = {"Config": {"sampling", "clip width", "advantage", "critic"}, "train
 AUGMENTED |= {"compute_advantages": {"advantage", "critic"}, "update_policy": {"advantage"}}
 IMPLICIT = {"Config": {"KL", "reward"}, "policy_loss": {"KL"}, "train": {"reward"}} | MEAN
 IMPLICIT |= {"compute_advantages": {"advantage", "length + std", "reward"}}
-PROCESS = {"mean_of_others", "process_rewards", "update_reward_model"}
+PROCESS = {"mean_of_others", "to_go", "process_rewards", "update_reward_model"}
 CONTRACT = {
     "dr_grpo": Contract(20, NO_KL | MEAN | STD, set()),
     "dapo": Contract(70, NO_KL | MEAN | DRAW, {"join_groups", "soft_overlong_punishment"}),
@@ -82,7 +82,7 @@ CONTRACT = {
     "zoo.gigpo": Contract(60, TURNS, {"turn_advantages"}),
     "zoo.ppo": Contract(115, CRITIC, NETWORK),
     "zoo.vapo": Contract(50, AUGMENTED, {"pretrain_critic"}),
-    "zoo.prime": Contract(75, IMPLICIT, PROCESS),
+    "zoo.prime": Contract(80, IMPLICIT, PROCESS),
     "zoo.spo": Contract(123, MEMORY, {"Tracker"}),
     "zoo.ttrl": Contract(22, VOTE, {"agreement"}),
 }

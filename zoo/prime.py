@@ -4,7 +4,8 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
 
     p_it = beta log(pi_phi / pi_ref)                      process reward of a token; phi: trained so
     L_phi = CE(sigmoid(sum_t p_it), right_i)              that its sum says whether o_i is right
-    A_it = R_i - mean_{j!=i}(R_j) + sum_{s>=t} (p_is - mean_{j!=i}(mean_t p_jt))
+    q_it = p_it / max |sum_{s>=t} p_is|                   of the rollout: to go it is 1 at most
+    A_it = R_i - mean_{j!=i}(R_j) + sum_{s>=t} (q_is - mean_{j!=i}(mean_t q_jt))
     A    <- (A - mean) / std                              over all tokens of the rollout
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     L    = 1/sum_i |o_i| sum_i sum_t -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it)
@@ -21,12 +22,13 @@ Coordinates on the six axes:
 
 The method in code:
     return config.process_coef * (liked - rollout.ref_logprobs)
-    combined = outcome.to(mask).view(-1, 1) + to_go
+    combined = outcome.to(mask).view(-1, 1) + surprise
 
 vs grpo.py: 1) a reward model of the policy's size, the initial model at first, rewards every token;
     2) baseline without the completion itself; 3) token mean, whitened over tokens; 4) the KL's
     reference model serves the reward model instead.
-A rollout is scored before the reward model sees its outcomes, as the authors do.
+A rollout is scored before the reward model sees its outcomes, as in the paper's Algorithm 1.
+By q process rewards are no louder than outcomes: beta is felt in L_phi alone.
 Not implemented: the filter on a group's accuracy, oversampling.
 """
 
@@ -198,15 +200,20 @@ def mean_of_others(values):  # <- advantage: leave one out
     return (values.sum(1, keepdim=True) - values) / (values.shape[1] - 1)
 
 
+def to_go(values):  # <- reward
+    """Values (B, T) -> for each token the sum from it to the end (B, T)."""
+    return values.flip(1).cumsum(1).flip(1)
+
+
 def compute_advantages(rewards, process, mask, config):  # <- reward: one for every token
     """Rewards (P, G, K), process rewards and mask (B, T) -> advantages (B, T)."""
     pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
     outcome = pooled - mean_of_others(pooled)  # <- advantage: minus the mean of the others
-    per_token = ((process * mask).sum(1) / mask.sum(1)).view_as(pooled)  # (P, G)
+    scaled = process / (to_go(process).abs().max() + 1e-6)  # (B, T)  <- reward: q
+    per_token = ((scaled * mask).sum(1) / mask.sum(1)).view_as(pooled)  # (P, G)
     expected = mean_of_others(per_token).view(-1, 1)  # (B, 1)
-    surprise = (process - expected) * mask
-    to_go = surprise.flip(1).cumsum(1).flip(1)  # (B, T) from each token to the end
-    combined = outcome.to(mask).view(-1, 1) + to_go  # <- reward: both
+    surprise = to_go((scaled - expected) * mask)  # (B, T)
+    combined = outcome.to(mask).view(-1, 1) + surprise  # <- reward: both
     trained = combined[mask > 0]  # all tokens of the rollout
     centred = (combined - trained.mean()) * mask  # <- advantage: minus the mean of the rollout
     advantages = centred / (trained.std() + 1e-4)  # <- length + std: of the rollout, sample std

@@ -354,12 +354,23 @@ def test_vapo_imitates_right_completions(verl, correct, monkeypatch):
 
 
 def test_prime_by_hand():
-    """log-ratios 1, -1, 2: p = .05, -.05, .1, to go .1, .05, .1; sigmoid(.1) = .525, CE .6444."""
+    """log-ratios 1, -1, 2: p = .05, -.05, .1, to go .1, .05, .1; sigmoid(.1) = .525, CE .6444.
+
+    The largest sum to go is .1, so q = .5, -.5, 1: to go 1, .5, 1, and beta is out of it.
+    """
     process = 0.05 * doubles([[1, -1, 2], [0, 0, 0]])
-    rewards, mask = doubles([[[0.0], [0.0]]]), torch.ones(2, 3).double()
-    A = prime.compute_advantages(rewards, process, mask, one_reward(prime, group_size=2))
-    raw = doubles([[0.1, 0.05, 0.1], [-0.1, -0.2 / 3, -0.1 / 3]])  # the other's mean is .1 / 3
-    equal(A, (raw - raw.mean()) / (raw.std() + 1e-4))
+    rewards, mask = doubles([[[1.0], [0.0]]]), torch.ones(2, 3).double()
+    raw = doubles([[1, 0.5, 1], [-1, -2 / 3, -1 / 3]])  # the other's mean is 1 / 3
+    raw += doubles([[1], [-1]])  # outcomes, each minus the other's
+    for beta in (1.0, 0.02, 7.0):
+        config = one_reward(prime, group_size=2)
+        A = prime.compute_advantages(rewards, beta * process, mask, config)
+        torch.testing.assert_close(
+            A,
+            (raw - raw.mean()) / (raw.std() + 1e-4),
+            rtol=1e-3,
+            atol=0,  # 1e-6 is in the divisor
+        )
     score = process[0].sum()
     assert torch.sigmoid(score).item() == pytest.approx(0.525, abs=1e-4)
     loss = F.binary_cross_entropy_with_logits(score, torch.ones_like(score))
