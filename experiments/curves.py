@@ -1,4 +1,4 @@
-"""What the committed logs in experiments/logs/ say: curves, means, intervals over seeds."""
+"""What the committed logs in experiments/logs/ say: curves and means."""
 
 import functools
 
@@ -33,12 +33,3 @@ def mean_over(metric, first, last):
 def tokens_at(rows, step):
     """Tokens generated up to a step, refilled groups included."""
     return max((row.get("tokens_total", 0) for row in rows if row["step"] <= step), default=0)
-
-
-def interval(values, draws=10_000):
-    """95 % percentile bootstrap interval of the mean over seeds."""
-    from scipy import stats  # not at the top: whoever only reads curves need not install it
-
-    return stats.bootstrap(
-        (values,), np.mean, n_resamples=draws, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval

@@ -3,17 +3,27 @@
 A row compares a number of one arm's runs (base) with that of another's (moved), paired by seed:
 same problems, same initial model. `metric` is a logged metric, averaged over `steps`, or one of
 DERIVED or OF_A_RUN below; `a > b` means a for base and b for moved. `expected` is the sign of the
-difference that the hypothesis states, 0 for none. Arms whose runs are not all there yet are
-compared on the seeds that both have.
+difference that the hypothesis states; 0 for none, and then `margin` says how large a difference
+would still count as none. Arms whose runs are not all there yet are compared on the seeds that both
+have.
+
+A row may claim a difference if a paired t test says so at 5 %, corrected for the number of rows of
+its experiment (Benjamini and Hochberg 1995), and that there is none if the 95 % interval lies
+within the margin.
 """
 
 import csv
-from dataclasses import dataclass
+import functools
+from collections import defaultdict
+from dataclasses import dataclass, replace
+
+from runtime.intervals import interval
 
 import numpy as np
+from scipy import stats
 
 from compose.reader import HERE
-from experiments.curves import curve, interval, load, mean_over, tokens_at
+from experiments.curves import curve, load, mean_over, tokens_at
 
 TABLE = HERE / "experiments/effects.csv"
 
@@ -163,6 +173,7 @@ class Effect:
 
     experiment: str
     expected: int
+    margin: float | None
     base: str
     moved: str
     metric: str
@@ -180,36 +191,83 @@ class Effect:
         return before, np.array([of_moved(b[seed]) for seed in seeds])
 
     def measured(self):
-        """{seeds, base, moved, difference, interval, agree, verdict}; None without two seeds."""
+        """Measured, as if it were the only row; None without two seeds."""
         before, after = self.values()
         if len(before) < 2:
             return None
         difference = after - before
-        low, high = interval(difference)
-        sign = 1 if low > 0 else -1 if high < 0 else 0
-        if self.expected:
-            verdict = {self.expected: "seen", 0: "not seen"}.get(sign, "the reverse")
-        else:
-            verdict = "within noise, as expected" if sign == 0 else "differs"
-        return {
-            "seeds": len(before),
-            "base": before.mean(),
-            "moved": after.mean(),
-            "difference": difference.mean(),
-            "interval": (low, high),
-            "agree": int((np.sign(difference) == np.sign(difference.mean())).sum()),
-            "verdict": verdict,
-        }
+        return Measured(
+            effect=self,
+            seeds=len(before),
+            base=before.mean(),
+            moved=after.mean(),
+            difference=difference.mean(),
+            interval=interval(difference),
+            agree=int((np.sign(difference) == np.sign(difference.mean())).sum()),
+            p=p_value(difference),
+        )
 
 
-with TABLE.open(encoding="utf-8", newline="") as file:
-    EFFECTS = [Effect(**{**row, "expected": int(row["expected"])}) for row in csv.DictReader(file)]
+@dataclass(frozen=True)
+class Measured:
+    """What the runs say about an effect: means of both arms, and differences over seeds."""
+
+    effect: Effect
+    seeds: int
+    base: float
+    moved: float
+    difference: float
+    interval: tuple[float, float]  # 95 %
+    agree: int  # seeds whose difference has the sign of the mean
+    p: float  # of no difference
+
+    @property
+    def verdict(self):
+        low, high = self.interval
+        effect = self.effect
+        sign = np.sign(self.difference) if self.p <= 0.05 else 0
+        if effect.expected:
+            return {effect.expected: "seen", -effect.expected: "the reverse"}.get(sign, "not seen")
+        if -effect.margin < low and high < effect.margin:
+            return f"same within {number(effect.margin)}"
+        return "differs" if sign else "not separable"
+
+    @property
+    def claims_a_difference(self):
+        return self.verdict in ("seen", "the reverse", "differs")
 
 
+def p_value(difference):
+    """Of the paired t test on differences (n,): 1 if all are 0, 0 if all are one other number."""
+    if np.ptp(difference) == 0:
+        return float(difference[0] == 0)
+    return float(stats.ttest_1samp(difference, 0).pvalue)
+
+
+def corrected(measured):
+    """The same rows, of one experiment, with p for their number: Benjamini and Hochberg's."""
+    p = stats.false_discovery_control([row.p for row in measured])
+    return [replace(row, p=float(one)) for row, one in zip(measured, p, strict=True)]
+
+
+def read_table():
+    with TABLE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            margin = float(row["margin"]) if row["margin"] else None
+            yield Effect(**{**row, "expected": int(row["expected"]), "margin": margin})
+
+
+EFFECTS = list(read_table())
+
+
+@functools.cache
 def all_measured():
-    """[(effect, what it measured)] of those with at least two seeds."""
-    measured = [(effect, effect.measured()) for effect in EFFECTS]
-    return [(effect, found) for effect, found in measured if found]
+    """[Measured] of all rows with at least two seeds, corrected within each experiment."""
+    families = defaultdict(list)
+    for effect in EFFECTS:
+        if found := effect.measured():
+            families[effect.experiment].append(found)
+    return [row for family in families.values() for row in corrected(family)]
 
 
 def number(x):

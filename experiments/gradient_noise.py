@@ -28,6 +28,7 @@ import json
 from dataclasses import replace
 
 from runtime import engine
+from runtime.intervals import half_width
 from runtime.run_folder import write_text
 
 import numpy as np
@@ -95,7 +96,7 @@ def noise_and_signal(products):
 def against(reference, products, per):
     """What is reported of a rung: its noise against a reference's on the same rollouts.
 
-    interval: 95 %, by a jackknife over rollouts of `per` gradients each.
+    interval: 95 %, of t, by a jackknife over rollouts of `per` gradients each.
     """
     M = len(products)
 
@@ -105,12 +106,13 @@ def against(reference, products, per):
 
     left = [np.delete(np.arange(M), np.s_[first : first + per]) for first in range(0, M, per)]
     without = np.array([share(part) for part in left])
-    error = np.sqrt((len(left) - 1) * without.var())
+    deviation = (len(left) - 1) * without.std(ddof=1)  # of the jackknife's pseudo-values
+    half = half_width(deviation, len(left))
     noise, signal = noise_and_signal(products)
     found = share(np.arange(M))
     return {
         "noise": found,
-        "interval": [found - 1.96 * error, found + 1.96 * error],
+        "interval": [found - half, found + half],
         "noise_over_signal": noise / signal,
     }
 

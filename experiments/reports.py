@@ -6,6 +6,8 @@ if __package__ != "experiments":
 import re
 from collections import Counter
 
+from runtime.intervals import interval
+
 import numpy as np
 from scipy import stats
 
@@ -15,7 +17,7 @@ from experiments import compositions
 from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, SCRIPTS
 from experiments.catalogue.bundles import ABLATIONS
 from experiments.catalogue.lag import AGED_SCRIPTS, LAGS, RATES
-from experiments.curves import curve, interval, load, mean_over, tokens_at
+from experiments.curves import curve, load, mean_over, tokens_at
 from experiments.effects import all_measured, fell, number, pass_at, saturating_fit
 from experiments.runs import committed
 from experiments.symptoms import findings
@@ -38,18 +40,23 @@ def results():
         "# Results",
         "",
         "Written by `python -m experiments.reports` from effects.csv and logs/. Differences are "
-        "paired by seed (same problems, same initial model); intervals are 95 % percentile "
-        "bootstrap intervals over seeds, which with five seeds are short: read them with the "
-        "number of seeds that agree in sign. Each hypothesis was written before its runs, but "
-        "for two that were stated anew when their first form showed nothing (reward, planted) and "
-        "two that were committed when half of their runs had ended and none had been looked at "
-        "(ceiling, beyond); "
+        "paired by seed (same problems, same initial model); intervals are 95 % paired t "
+        "intervals over seeds. p is that of the paired t test, corrected for the number of rows of "
+        "its experiment (Benjamini and Hochberg). A row that names a sign is *seen* if p is at "
+        "most 0.05 and the sign is that of the hypothesis. A row that expects no difference is "
+        "*the same within* a margin if its whole interval lies within that; else it *differs* if p "
+        "is at most 0.05, and is *not separable* if not.",
+        "",
+        errors_by_chance(),
+        "",
+        "Each hypothesis was written before its runs, but for two that were stated anew when "
+        "their first form showed nothing (reward, planted) and two that were committed when half "
+        "of their runs had ended and none had been looked at (ceiling, beyond); "
         "rows on equal accuracy, on CISPO's accuracy, on SPO's tracker with the batch's mean, on "
         "GMPO's spread, on agreement with a vote and on the growth of odds were added after the "
-        "runs, and the windows of steps were chosen on seed 1 or, for the failure curves, 11. A "
-        "verdict is *seen* if the interval excludes 0 "
-        "on the side that the hypothesis names. Any run again: "
-        "`python -m experiments.run --one ARM --seed SEED`.",
+        "runs, and the windows of steps were chosen on seed 1 or, for the failure curves, 11. The "
+        "margins were written when three to five seeds of each row were known, and before the "
+        "others ran. Any run again: `python -m experiments.run --one ARM --seed SEED`.",
     ]
     measured = all_measured()
     for name, experiment in EXPERIMENTS.items():
@@ -66,14 +73,15 @@ def results():
             if tokens:
                 budget = f"{np.mean(updates):.0f} updates, {np.mean(tokens) / 1e3:.0f}k tokens"
                 lines.append(f"* {arm}: `{ARMS[arm].command('S')}`{changes}: {budget}")
-        lines += ["", "| measured | before | after | difference | 95 % | seeds | verdict |"]
-        lines.append("|---|---|---|---|---|---|---|")
-        for effect, found in measured:
-            if effect.experiment == name:
-                low, high = map(number, found["interval"])
-                cells = [effect.what.replace("|", "\\|"), number(found["base"])]
-                cells += [number(found["moved"]), number(found["difference"]), f"{low} to {high}"]
-                cells += [f"{found['agree']} of {found['seeds']}", found["verdict"]]
+        lines += ["", "| measured | before | after | difference | 95 % | p | seeds | verdict |"]
+        lines.append("|---|---|---|---|---|---|---|---|")
+        for row in measured:
+            if row.effect.experiment == name:
+                low, high = map(number, row.interval)
+                cells = [row.effect.what.replace("|", "\\|"), number(row.base)]
+                cells += [number(row.moved), number(row.difference), f"{low} to {high}"]
+                cells += [f"{row.p:.2g}" if row.p >= 0.001 else "< 0.001"]
+                cells += [f"{row.agree} of {row.seeds}", row.verdict]
                 lines.append(f"| {' | '.join(cells)} |")
         if name in ABLATIONS:
             lines += compositions.bundle_report(ABLATIONS[name])
@@ -81,6 +89,17 @@ def results():
     lines.append("![All effects with intervals](../plots/figures/summary.png)")
     lines += [*ceilings(), *old_rollouts(), *votes(), *diagnoses()]
     return "\n".join(lines) + "\n"
+
+
+def errors_by_chance():
+    """A sentence: how many of the verdicts chance alone may have given."""
+    measured = all_measured()
+    claimed = sum(row.claims_a_difference for row in measured)
+    return (
+        f"{claimed} of {len(measured)} rows claim a difference. The correction keeps the expected "
+        f"share of false ones among them to 5 % at most: {0.05 * claimed:.0f} of these {claimed}. "
+        f"Without it and without any effect, chance alone would give {0.05 * len(measured):.0f}."
+    )
 
 
 def ceilings():
@@ -133,7 +152,7 @@ def old_rollouts():
     """Lines of results.md: accuracy by age and rate, and where the products are equal."""
     lines = ["", "## Old rollouts: is it age times learning rate?", ""]
     lines.append(
-        "Right completions in steps 16-20, mean and 95 % interval over three seeds. Cells with "
+        "Right completions in steps 16-20, mean and 95 % interval over seeds. Cells with "
         "the same product stand in one row: if the product alone counts, a row is constant."
     )
     ages = "age 1, 2e-3 | age 2, 1e-3 | age 4, 5e-4", "age 2, 2e-3 | age 4, 1e-3 | age 8, 5e-4"
@@ -310,12 +329,12 @@ def main():
     page.write_text(solutions(page.read_text(encoding="utf-8")), encoding="utf-8")
     (folder / "results.md").write_text(results(), encoding="utf-8")
     (folder / "transcripts.md").write_text(transcripts(), encoding="utf-8")
-    for effect, found in all_measured():
-        low, high = map(number, found["interval"])
+    for row in all_measured():
+        low, high = map(number, row.interval)
         print(
-            f"{effect.experiment}: {effect.what}: {number(found['base'])} -> "
-            f"{number(found['moved'])}, difference {number(found['difference'])} "
-            f"[{low}, {high}], {found['agree']} of {found['seeds']} seeds: {found['verdict']}"
+            f"{row.effect.experiment}: {row.effect.what}: {number(row.base)} -> "
+            f"{number(row.moved)}, difference {number(row.difference)} "
+            f"[{low}, {high}], {row.agree} of {row.seeds} seeds: {row.verdict}"
         )
 
 

@@ -3,6 +3,8 @@
 Drawn by `python -m plots.make_figures`; what it means is in docs/lab/compositions.md.
 """
 
+from runtime.intervals import interval
+
 import numpy as np
 
 from experiments.catalogue.bundles import BUNDLES
@@ -16,7 +18,6 @@ from experiments.compositions import (
     taken_apart,
     thousand_tokens,
 )
-from experiments.curves import interval
 from plots.style import COLOURS, legend, plt, save, seeds_of
 
 
@@ -53,9 +54,11 @@ def draw_pairs():
     save(
         figure,
         "pairs",
-        "After 20 steps at the defaults, seeds 1 and 2; bold: beyond twice the noise of seeds "
-        f"(sd {seed_noise(accuracy):.1f} points, {seed_noise(thousand_tokens):.0f} thousand "
-        "tokens);\n× refused, see docs/compose.md. python -m experiments.run --only pairs",
+        "After 20 steps at the defaults, seeds 1 and 2: too few for a verdict. Bold: more than "
+        "twice the noise of two seeds\n"
+        f"(sd of a run {seed_noise(accuracy):.1f} points, "
+        f"{seed_noise(thousand_tokens):.0f} thousand tokens); × refused, see docs/compose.md. "
+        "python -m experiments.run --only pairs",
     )
 
 

@@ -3,12 +3,14 @@
 Drawn by `python -m plots.make_figures`; what they mean is in docs/lab/failure_curves.md.
 """
 
+from runtime.intervals import interval
+
 import numpy as np
 
 from experiments import two_state
 from experiments.catalogue import SCRIPTS
 from experiments.catalogue.lag import LAGS, RATES
-from experiments.curves import curve, interval, load, mean_over
+from experiments.curves import curve, load, mean_over
 from experiments.effects import pass_at
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
@@ -30,11 +32,11 @@ COIN = {
 
 
 def draw_band(axes, arm, metric, label, index):
-    """The mean over seeds and its 95 % bootstrap interval, over steps."""
+    """The mean over seeds and its 95 % t interval, over steps."""
     lines = [curve(rows, metric) for rows in load(arm).values()]
     steps = lines[0][0]
     values = np.array([y for _, y in lines])  # (seeds, steps)
-    low, high = np.array([interval(column, 2000) for column in values.T]).T
+    low, high = np.array([interval(column) for column in values.T]).T
     axes.fill_between(steps, low, high, color=COLOURS[index], alpha=0.15, lw=0)
     style = {"color": COLOURS[index], "ls": STYLES[index], "lw": 2, "label": label}
     axes.plot(steps, values.mean(0), **style)
@@ -54,7 +56,7 @@ def draw_failures():
     save(
         figure,
         "failures",
-        f"Mean of {seeds_of(*LENGTH, *COIN)} and its 95 % bootstrap interval; no KL. Left: only an "
+        f"Mean of {seeds_of(*LENGTH, *COIN)} and its 95 % t interval; no KL. Left: only an "
         "answer in the first line is paid, 4 updates per rollout.\nRight: a random reward, 16 "
         "updates per rollout; clip below / above; in 64 fixed completions of the base.\n"
         "python -m experiments.run --only length_inflation coin_entropy",
@@ -101,7 +103,7 @@ def draw_prediction():
     save(
         figure,
         "length_theory",
-        f"Mean of {seeds_of(*WEIGHTS)} and its 95 % bootstrap interval. The model has one free "
+        f"Mean of {seeds_of(*WEIGHTS)} and its 95 % t interval. The model has one free "
         "number,\na rate, fitted to the curve of 1/|o| and used for all three.\n"
         "python -m experiments.run --only length_inflation",
     )

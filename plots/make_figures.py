@@ -10,12 +10,14 @@ if __package__ != "plots":
 import json
 import textwrap
 
+from runtime.intervals import interval
+
 import numpy as np
 
 from compose.reader import HERE, coordinates, source_of
 from experiments.benchmark import MORE_TURNS
 from experiments.catalogue import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
-from experiments.curves import interval, load, mean_over, tokens_at
+from experiments.curves import load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
 from plots import compositions, critics, failures, turns
 from plots.style import COLOURS, draw_difference, draw_seeds, legend, plt, save, seeds_of
@@ -336,7 +338,7 @@ def draw_ladder():
     save(
         figure,
         "ladder",
-        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % bootstrap interval.\n"
+        f"Dots: {seeds_of(*RUNGS)}; bar: mean and 95 % t interval.\n"
         + command("ladder", "critic", "process"),
     )
 
@@ -437,21 +439,19 @@ def draw_symptoms():
 
 def draw_summary(measured):
     """Axes down, relative effect with interval across."""
-    rows = [(e, m) for e, m in measured if e.experiment in SUMMARY and m["base"]][::-1]
+    rows = [row for row in measured if row.effect.experiment in SUMMARY and row.base][::-1]
     figure, axes = plt.subplots(figsize=(10, 0.42 * len(rows) + 1), layout="constrained")
-    for y, (_, found) in enumerate(rows):
-        scale = 100 / abs(found["base"])
-        low, high = (x * scale for x in found["interval"])
-        sure = found["interval"][0] > 0 or found["interval"][1] < 0
+    for y, row in enumerate(rows):
+        scale = 100 / abs(row.base)
+        low, high = (x * scale for x in row.interval)
+        sure = row.claims_a_difference
         colour = COLOURS[0] if sure else "#888888"
         axes.plot([low, high], [y, y], color=colour, lw=2)
-        axes.scatter(
-            found["difference"] * scale, y, color=colour, marker="o" if sure else "x", zorder=3
-        )
+        axes.scatter(row.difference * scale, y, color=colour, marker="o" if sure else "x", zorder=3)
     labels = [
-        f"{EXPERIMENTS[e.experiment].axis}: {e.what}\n"
-        f"{m['base']:.3g} → {m['moved']:.3g}, {m['seeds']} seeds, {m['verdict']}"
-        for e, m in rows
+        f"{EXPERIMENTS[row.effect.experiment].axis}: {row.effect.what}\n"
+        f"{row.base:.3g} → {row.moved:.3g}, {row.seeds} seeds, {row.verdict}"
+        for row in rows
     ]
     axes.set_yticks(range(len(rows)), labels, fontsize=7.5)
     axes.set_ylim(-0.7, len(rows) - 0.3)
@@ -459,8 +459,8 @@ def draw_summary(measured):
     axes.axvline(0, color="#444444", lw=0.8)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xticks([-100, -10, 0, 10, 100, 1000], ["-100", "-10", "0", "10", "100", "1000"])
-    axes.set_xlabel("change against the first arm, %: mean and 95 % bootstrap interval over seeds")
-    save(figure, "summary", "Blue dot: the interval excludes 0. python -m experiments.run")
+    axes.set_xlabel("change against the first arm, %: mean and 95 % interval (paired t) over seeds")
+    save(figure, "summary", "Blue dot: a difference is claimed. python -m experiments.run")
 
 
 def draw_speed():

@@ -24,7 +24,7 @@ from compose.reader import (
     without_comment,
 )
 from experiments.catalogue import ARMS
-from experiments.effects import EFFECTS, number
+from experiments.effects import all_measured, number
 from plots.markdown import inline, section, table_of
 
 SYMBOLS = {  # as they stand in docstrings: what they mean
@@ -134,14 +134,14 @@ def flags(script):
 def effects(script, most=6):
     """[[what, before, after, difference, interval, seeds]] of rows that move to this script."""
     rows = []
-    for effect in EFFECTS:
+    for found in all_measured():
+        effect = found.effect
         arm = ARMS[effect.moved]
-        moves = script in (arm.script, *arm.swap.values()) and effect.base != effect.moved
-        if moves and (found := effect.measured()):
-            low, high = map(number, found["interval"])
-            row = [effect.what, number(found["base"]), number(found["moved"])]
-            row += [number(found["difference"]), f"{low} to {high}", str(found["seeds"])]
-            rows.append((found["verdict"] != "seen", row))
+        if script in (arm.script, *arm.swap.values()) and effect.base != effect.moved:
+            low, high = map(number, found.interval)
+            row = [effect.what, number(found.base), number(found.moved)]
+            row += [number(found.difference), f"{low} to {high}", str(found.seeds)]
+            rows.append((found.verdict != "seen", row))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])][:most]
 
 

@@ -8,6 +8,8 @@ import math
 import statistics
 import sys
 
+from runtime.intervals import half_width
+
 import torch
 
 from common import DEVICE
@@ -189,8 +191,13 @@ def repeatable(rows):
 
 
 def accuracy_text(metrics):
-    half = 1.96 * math.sqrt(metrics["accuracy"] * (1 - metrics["accuracy"]) / metrics["problems"])
-    return f"{metrics['accuracy']:.1%} ± {half:.1%}"
+    """Share of right answers and its interval over problems, of which each is right or wrong."""
+    share = metrics["accuracy"]
+    count = metrics["problems"]
+    if count < 2:
+        return f"{share:.1%}"
+    deviation = math.sqrt(share * (1 - share) * count / (count - 1))  # sample std of 0s and 1s
+    return f"{share:.1%} ± {half_width(deviation, count):.1%}"
 
 
 def peak_memory_mb():

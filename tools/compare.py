@@ -1,4 +1,4 @@
-"""Two runs or more, metric by metric: how they differ, by how much more than noise, and a picture.
+"""Two runs or more, metric by metric: how they differ, with intervals, and a picture.
 
     python -m tools.compare runs/exercise runs/grpo-seed1         # yours and another
     python -m tools.compare runs/exercise --committed grpo        # and five committed seeds
@@ -6,8 +6,9 @@
 
 A run is its directory, or a committed run by its name, such as grpo-seed1 (experiments/logs/).
 A number is the mean over the last quarter of the steps that all runs have, or over --steps. A
-difference is that to the first run. Its noise is twice its standard error over those steps: runs
-with the same seed see the same problems, step by step. Held-out accuracy is that of the first
+difference is that to the first run, with its 95 % paired t interval over those steps: runs with
+the same seed see the same problems, step by step. It says whether these two runs differ, not
+whether two methods do: that takes seeds. Held-out accuracy is that of the first
 run's last evaluation in those steps, and of the others' at the same step. Committed arms are
 those of `python -m experiments.run --list`; five seeds of one say how far chance alone goes.
 """
@@ -20,6 +21,8 @@ import math
 import re
 from pathlib import Path
 from statistics import fmean, stdev
+
+from runtime.intervals import half_width
 
 from countdown_task import InputError, printable
 from experiments.curves import curve
@@ -70,12 +73,12 @@ def window(runs, asked):
 
 
 def difference(values, base):
-    """(mean difference, twice its standard error); the error is None without two shared steps."""
+    """(mean difference, half of its 95 % interval over steps); None without two shared steps."""
     gap = fmean(values) - fmean(base)
     if len(values) != len(base) or len(values) < 2:
         return gap, None
     gaps = [a - b for a, b in zip(values, base, strict=True)]
-    return gap, 2 * stdev(gaps) / math.sqrt(len(gaps))
+    return gap, half_width(stdev(gaps), len(gaps))
 
 
 def table(runs, bands, first, last):
@@ -103,13 +106,13 @@ def table(runs, bands, first, last):
 
 
 def against(values, base):
-    """A run's number, and its difference to the first run's: a star if it is beyond noise."""
-    gap, noise = difference(values, base)
+    """A run's number, and its difference to the first run's: a star if its interval excludes 0."""
+    gap, half = difference(values, base)
     sign = "-" if gap < 0 else "+"
-    if noise is None:
+    if half is None:
         return f"{number(fmean(values))} ({sign}{number(abs(gap))})"
-    star = "*" if abs(gap) > noise else ""
-    return f"{number(fmean(values))} ({sign}{number(abs(gap))} ± {number(noise)}){star}"
+    star = "*" if abs(gap) > half else ""
+    return f"{number(fmean(values))} ({sign}{number(abs(gap))} ± {number(half)}){star}"
 
 
 def range_of(means, mine):
@@ -173,7 +176,7 @@ def main():
         parser.exit(2, f"error: {printable(error)}\n")
     for place, run in enumerate(runs, 1):
         print(f"run {place}: {run.name}")
-    print(f"means over steps {first} to {last}; * beyond noise, or outside of the seeds")
+    print(f"means over steps {first} to {last}; * the interval excludes 0, or outside of the seeds")
     print("\n".join(table(runs, bands, first, last)))
     draw(runs, bands, args.figure)
     print(f"picture: {args.figure}")

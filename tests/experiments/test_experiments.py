@@ -6,8 +6,10 @@ import math
 from types import SimpleNamespace
 
 from runtime import measures
+from runtime.intervals import interval
 from runtime.measures import repeatable
 
+import numpy as np
 import pytest
 import torch
 
@@ -289,6 +291,7 @@ def test_effects_are_of_known_arms():
         assert {effect.base, effect.moved} <= ARMS.keys(), effect
         assert {effect.base, effect.moved} & set(experiment.arms), effect
         assert effect.expected in (-1, 0, 1) and effect.what, effect
+        assert (effect.margin is None) == (effect.expected != 0), effect
     # Pairs have a table of their own.
     assert {effect.experiment for effect in effects.EFFECTS} == EXPERIMENTS.keys() - {"pairs"}
 
@@ -313,7 +316,10 @@ def test_reports_are_of_the_logs():
 
 
 def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):
-    """A rise of 2 in every seed is seen, the reverse or a difference, as the hypothesis has it."""
+    """A rise of 2 in every seed is seen, the reverse or a difference, as the hypothesis has it.
+
+    What no hypothesis names is the same within its margin, or differs, or can't be told.
+    """
 
     def runs(*numbers):  # x has this mean over steps 2-3, y is this at step 3
         return {
@@ -323,15 +329,85 @@ def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):
 
     logs = {"a": runs(5.0, 6.0, 7.0), "b": runs(7.0, 8.1, 8.9, 0.0), "c": runs(3.0, 8.1, 8.9)}
     monkeypatch.setattr(effects, "load", logs.__getitem__)
-    for expected, verdict in ((1, "seen"), (-1, "the reverse"), (0, "differs")):
-        effect = effects.Effect("kl", expected, "a", "b", "x > y", "2-3 > 3", "?")
-        found = effect.measured()
-        assert found["verdict"] == verdict and found["seeds"] == found["agree"] == 3
-        assert found["difference"] == pytest.approx(2.0)
-        assert found["interval"][0] >= 1.9 and found["interval"][1] <= 2.1
-    for expected, verdict in ((1, "not seen"), (0, "within noise, as expected")):
-        effect = effects.Effect("kl", expected, "a", "c", "x", "2-3", "?")
-        assert effect.measured()["verdict"] == verdict
+    for expected, margin, verdict in (
+        (1, None, "seen"),
+        (-1, None, "the reverse"),
+        (0, 1.0, "differs"),
+        (0, 3.0, "same within 3"),
+    ):
+        found = effects.Effect("kl", expected, margin, "a", "b", "x > y", "2-3 > 3", "?").measured()
+        assert found.verdict == verdict and found.seeds == found.agree == 3
+        assert found.difference == pytest.approx(2.0)
+        # Differences 2, 2.1 and 1.9: sd 0.1, and 4.303 is t's 97.5 % point at two degrees.
+        assert found.interval == pytest.approx((2 - 0.2484, 2 + 0.2484), abs=1e-4)
+    for expected, margin, verdict in (
+        (1, None, "not seen"),
+        (0, 5.0, "not separable"),
+        (0, 99.0, "same within 99"),
+    ):
+        found = effects.Effect("kl", expected, margin, "a", "c", "x", "2-3", "?").measured()
+        assert found.verdict == verdict
+
+
+def rows_of(difference, expected=1, margin=None):
+    """A Measured of these differences (seeds,)."""
+    effect = effects.Effect("kl", expected, margin, "a", "b", "x", "1", "?")
+    mean = difference.mean()
+    return effects.Measured(
+        effect=effect,
+        seeds=len(difference),
+        base=0.0,
+        moved=mean,
+        difference=mean,
+        interval=interval(difference),
+        agree=int((np.sign(difference) == np.sign(mean)).sum()),
+        p=effects.p_value(difference),
+    )
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10])
+def test_chance_is_called_an_effect_as_often_as_promised(seeds):
+    """Without any effect 5 % of rows claim a difference; a bootstrap of five seeds had 17 %.
+
+    With an effect of two standard deviations, five seeds see nine in ten.
+    """
+    noise = np.random.default_rng(0).normal(size=(10_000, seeds))
+    claimed = np.mean([rows_of(row).claims_a_difference for row in noise])
+    assert abs(claimed - 0.05) < 0.015
+    if seeds == 5:
+        planted = np.mean([rows_of(row + 2).verdict == "seen" for row in noise[:2000]])
+        assert 0.88 < planted < 0.93
+
+
+def test_an_experiment_of_many_rows_claims_no_more_than_one_of_few():
+    """Of families of twenty rows without an effect 5 % claim anything, not two in three.
+
+    Beside an effect, 5 % of what is claimed is false at most.
+    """
+    draws = np.random.default_rng(1).normal(size=(500, 20, 5))
+    families = [effects.corrected([rows_of(row) for row in family]) for family in draws]
+    assert np.mean([any(r.claims_a_difference for r in rows) for rows in families]) < 0.08
+    alone = [any(rows_of(row).claims_a_difference for row in family) for family in draws]
+    assert np.mean(alone) > 0.5
+    shares = []
+    for family in draws:
+        rows = [rows_of(row + 6 * (place < 10)) for place, row in enumerate(family)]
+        claims = [row.claims_a_difference for row in effects.corrected(rows)]
+        shares.append(sum(claims[10:]) / max(sum(claims), 1))
+    assert np.mean(shares) < 0.05
+
+
+def test_sameness_is_a_claim_that_chance_makes_seldom():
+    """Where the truth lies on the margin, at most 2.5 % of rows are called the same."""
+    noise = np.random.default_rng(2).normal(size=(4000, 5))
+    same = [rows_of(row + 5, 0, 5.0).verdict.startswith("same") for row in noise]
+    assert np.mean(same) < 0.04
+    inside = [rows_of(row, 0, 5.0).verdict.startswith("same") for row in noise]
+    assert np.mean(inside) > 0.95
+
+
+def test_p_values_of_runs_without_any_spread():
+    assert effects.p_value(np.zeros(5)) == 1 and effects.p_value(np.full(5, 2.0)) == 0
 
 
 def test_take_off():

@@ -24,9 +24,9 @@ def write_run(folder, script="grpo", **columns):
 
 
 def test_difference_by_hand():
-    """Gaps of 1, 2 and 3: 2 on average; their standard error is 1 / sqrt(3), doubled 1.155."""
-    gap, noise = compare.difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
-    assert gap == 2 and noise == pytest.approx(2 / 3**0.5)
+    """Gaps of 1, 2 and 3: 2 on average; standard error 1 / sqrt(3), t of two degrees 4.303."""
+    gap, half = compare.difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert gap == 2 and half == pytest.approx(4.302653 / 3**0.5)
     assert compare.difference([2.0], [1.0]) == (1.0, None)  # an evaluation
 
 
@@ -50,7 +50,7 @@ def printed(monkeypatch, capsys, *words):
 
 
 def test_two_runs(tmp_path, monkeypatch, capsys):
-    """Longer beyond noise, an entropy that only scatters, and a picture."""
+    """Longer in every step, an entropy that only scatters, and a picture."""
     scatter = [0.1, 0.3] * 6
     one = write_run(tmp_path / "one", length=[50.0] * STEPS, entropy=scatter)
     two = write_run(tmp_path / "two", length=[80.0] * STEPS, entropy=scatter[::-1])
