@@ -217,7 +217,8 @@ SYMPTOMS = {  # by urgency: what makes the rest meaningless stands first
     ),
     "groups without signal": Symptom(
         no_signal,
-        "sampling: dapo.py; or harder problems (--operands 4); or no groups: zoo/spo.py, ppo.py",
+        "harder problems if most are right (--operands 4), easier ones if hardly any is; sampling: "
+        "dapo.py; or no groups: zoo/spo.py, ppo.py",
         "dapo:sampling",
         "groups without signal",
         ("groups_without_signal",),

@@ -1,6 +1,7 @@
 """zoo/gigpo.py and its calculator: who wrote what, what is trained, and what a turn is worth."""
 
 import importlib.util
+import inspect
 import json
 import os
 import random
@@ -399,6 +400,33 @@ def authors():
     return module
 
 
+def per_trajectory(authors):
+    """What takes mean and std over trajectories; for two days of June 2025 nothing else was there.
+
+    By default they are taken over turns, of which a trajectory may have many.
+    """
+    parameters = inspect.signature(authors.episode_norm_reward).parameters
+    switch = "compute_mean_std_cross_steps"
+    return {switch: False} if switch in parameters else {}
+
+
+def test_by_default_the_authors_weigh_trajectories_by_their_turns(authors):
+    """A winner of one turn, a loser of three: 1.5 and -.5 there; ours, the paper's, are +-.707."""
+    if not per_trajectory(authors):
+        pytest.skip("this version has no such switch")
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    trajectories = np.array([0, 1, 1, 1])
+    theirs = authors.episode_norm_reward(
+        rewards.view(-1, 1), torch.ones(4, 1), np.zeros(4), trajectories, 1e-4, False
+    )
+    assert theirs[:, 0].tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    config = gigpo.Config(group_size=2, step_coef=0.0)
+    turns = torch.tensor([[0, 0, 0], [0, 1, 2]])
+    states = [[(1, 2)], [(1, 2), (3,), (4,)]]
+    ours = gigpo.compute_advantages(torch.tensor([[[1.0], [0.0]]]), turns, states, config)
+    assert ours[:, 0].tolist() == pytest.approx([2**-0.5, -(2**-0.5)], abs=1e-3)
+
+
 @pytest.mark.parametrize("omega", [0.0, 0.5, 1.0])
 def test_advantages_are_the_authors(authors, omega):
     """Twelve random trajectories of two problems; a row of theirs is a turn of ours."""
@@ -417,8 +445,9 @@ def test_advantages_are_the_authors(authors, omega):
     anchors = np.empty(len(places), dtype=object)
     anchors[:] = [states[row][turn] for row, turn in places]
     mask = torch.ones(len(places), 1)
+    trajectories = np.array([row for row, _ in places])
     theirs = authors.episode_norm_reward(
-        R.view(-1, 1), mask, problems, np.array([row for row, _ in places]), 1e-4, False
+        R.view(-1, 1), mask, problems, trajectories, 1e-4, False, **per_trajectory(authors)
     )
     groups = authors.build_step_group(anchors, problems)
     returns = config.gamma**later * R
