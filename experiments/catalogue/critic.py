@@ -8,5 +8,8 @@ HYPOTHESIS = (
     "knows a hit and a search that gives up, not a hard problem. Over all tokens it explains "
     "no more than 15 siblings do. Accuracy ends where grpo.py's does; a step takes longer."
 )
-ARMS = {"ppo": Arm("zoo.ppo", OFTEN, seeds=TEN_SEEDS), "vapo": Arm("zoo.vapo", OFTEN, seeds=TEN_SEEDS)}
+ARMS = {
+    "ppo": Arm("zoo.ppo", OFTEN, seeds=TEN_SEEDS),
+    "vapo": Arm("zoo.vapo", OFTEN, seeds=TEN_SEEDS),
+}
 COMPARED = ("grpo", "reinforce_pp", *ARMS)
