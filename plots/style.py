@@ -39,7 +39,9 @@ def draw_difference(axes, arm, at, index, against="grpo"):
     Nothing is drawn beyond the end of the other arm's run.
     """
     lines = []
-    for rows, others in zip(load(arm).values(), load(against).values(), strict=True):
+    for seed in sorted(load(arm).keys() & load(against).keys()):
+        rows = load(arm)[seed]
+        others = load(against)[seed]
         steps, accuracy = curve(rows, "eval_accuracy")
         other_steps, other_accuracy = curve(others, "eval_accuracy")
         x = [at(rows, step) for step in steps]
