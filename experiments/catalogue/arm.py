@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 SEEDS = (1, 2, 3, 4, 5)
-TEN_SEEDS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)  # where a sentence of the README or the book rests
 
 
 @dataclass(frozen=True)

@@ -11,5 +11,5 @@ HYPOTHESIS = (
     "steps. pass@16 of the trained model is no higher than the base's."
 )
 RARE = {"max_number": 20, "max_target": 99}  # solved by the base 7 times in 100
-ARMS = {f"beyond_{script}": Arm(script, {**CEILING, **RARE}) for script in SCRIPTS}
+ARMS = {f"beyond_{script}": Arm(script, {**CEILING, **RARE}, seeds=(1, 2, 3)) for script in SCRIPTS}
 COMPARED = tuple(ARMS)

@@ -15,5 +15,5 @@ HYPOTHESIS = (
 )
 ANSWER_ALONE = {"reward_components": ["answer"], "reward_weights": [1.0]}
 ANSWER_ALONE |= {**CEILING, **RARE, "steps": 60}
-ARMS = {"beyond_answer": Arm("grpo", ANSWER_ALONE)}
+ARMS = {"beyond_answer": Arm("grpo", ANSWER_ALONE, seeds=(1, 2, 3))}
 COMPARED = ("beyond_grpo", *ARMS, "beyond_dr_grpo")

@@ -15,7 +15,7 @@ HYPOTHESIS = (
 )
 RARE_NO_KL = {**CEILING, **RARE, "kl_coef": 0.0, "steps": 60}
 ARMS = {
-    "beyond_no_kl": Arm("grpo", RARE_NO_KL),
-    "beyond_no_std": Arm("grpo", RARE_NO_KL, {"compute_advantages": "dr_grpo"}),
+    "beyond_no_kl": Arm("grpo", RARE_NO_KL, seeds=(1, 2, 3)),
+    "beyond_no_std": Arm("grpo", RARE_NO_KL, {"compute_advantages": "dr_grpo"}, seeds=(1, 2, 3)),
 }
 COMPARED = ("beyond_grpo", *ARMS, "beyond_dr_grpo")

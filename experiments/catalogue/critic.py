@@ -1,6 +1,6 @@
 """The critic comes back: PPO and VAPO with their own defaults."""
 
-from experiments.catalogue.arm import OFTEN, TEN_SEEDS, Arm
+from experiments.catalogue.arm import OFTEN, Arm
 
 AXIS = "zoo: the critic"
 HYPOTHESIS = (
@@ -8,8 +8,5 @@ HYPOTHESIS = (
     "knows a hit and a search that gives up, not a hard problem. Over all tokens it explains "
     "no more than 15 siblings do. Accuracy ends where grpo.py's does; a step takes longer."
 )
-ARMS = {
-    "ppo": Arm("zoo.ppo", OFTEN, seeds=TEN_SEEDS),
-    "vapo": Arm("zoo.vapo", OFTEN, seeds=TEN_SEEDS),
-}
+ARMS = {"ppo": Arm("zoo.ppo", OFTEN), "vapo": Arm("zoo.vapo", OFTEN)}
 COMPARED = ("grpo", "reinforce_pp", *ARMS)

@@ -23,7 +23,9 @@ AGED_SCRIPTS = {  # the loss: its arm, but for the lag and the learning rate
     "reinforce": Arm("grpo", {**AGED, "kl_coef": 0.0}, {"policy_loss": "experiments.lag"}),
 }
 ARMS = {
-    f"aged_{loss}_{lag}_{name}": replace(arm, flags={**arm.flags, "learning_rate": rate}, lag=lag)
+    f"aged_{loss}_{lag}_{name}": replace(
+        arm, flags={**arm.flags, "learning_rate": rate}, lag=lag, seeds=(1, 2, 3)
+    )
     for loss, arm in AGED_SCRIPTS.items()
     for lag, (name, rate) in itertools.product((0, *LAGS), RATES.items())
     if lag or loss == "grpo"  # at no lag the ratio is 1, and the loss makes no difference

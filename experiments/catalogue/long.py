@@ -4,5 +4,5 @@ from experiments.catalogue.arm import Arm
 
 AXIS = "none: a longer run"
 HYPOTHESIS = "Four times as many steps go further and do not collapse."
-ARMS = {"long": Arm("grpo", {"steps": 120})}
+ARMS = {"long": Arm("grpo", {"steps": 120}, seeds=(1, 2))}
 COMPARED = tuple(ARMS)
