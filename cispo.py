@@ -7,13 +7,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     w_it = sg[ min(r_it, 1+e_high) ]                      detached weight, clipped above only
     L    = 1/sum_i |o_i| sum_i sum_t [ -w_it A_i log pi(o_it | o_i<t) ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    clips the weight, not the update: every token keeps its gradient; no lower clip
     length + std  mean over the tokens of the minibatch, divided by the group's std
     KL            none, and no reference model
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     weight = ratio.clamp(max=1 + config.clip_high).detach()

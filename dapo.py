@@ -8,13 +8,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     with groups such that 0 < number of right answers < G (refilled until the batch is full), and
     R_len(o) = 0 up to T - C tokens, then falling linearly to -1 at T      T: budget, C: cache
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    0.2 below, 0.28 above (clip-higher)
     length + std  mean over the tokens of the minibatch, divided by the group's std
     KL            none, and no reference model
     advantage     reward components pooled, minus the group's mean
     sampling      dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)
+    sampler       taken for the old policy
 
 The method in code:
     pile = mixed if 0 < right < config.group_size else spare
@@ -24,7 +25,7 @@ vs grpo.py: 1) clip-higher; 2) token mean; 3) no KL; 4) dynamic sampling; 5) ove
 Not implemented: learning-rate warm-up; rewards of +1 / -1 (with our 1 / 0 R_len weighs double).
 """
 
-from dataclasses import dataclass, fields, replace  # <- sampling
+from dataclasses import dataclass, replace
 
 from runtime import engine, measures, session  # before torch: how its threads wait
 from runtime.options import option
@@ -193,7 +194,8 @@ def join_groups(groups, drawn):  # <- sampling: the chosen groups as one rollout
     """[(rollout, rows of one group)] -> Rollout; its counts are those of everything drawn."""
     counts = ("completions_sampled", "tokens_sampled")
     whole = {name: sum(getattr(rollout, name) for rollout in drawn) for name in counts}
-    for name in [field.name for field in fields(Rollout) if field.name not in counts]:
+    given = [k for k, value in vars(drawn[0]).items() if k not in counts and value is not None]
+    for name in given:  # the others are measured later, of the whole batch
         values = [value for rollout, rows in groups for value in getattr(rollout, name)[rows]]
         whole[name] = torch.stack(values) if torch.is_tensor(values[0]) else values
     return Rollout(**whole)

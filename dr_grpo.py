@@ -6,13 +6,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     L    = 1/G sum_i 1/T sum_t [ -min(r_it A_i, clip(r_it, 1-e, 1+e) A_i) ]     T: token budget
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  constant 1/T instead of 1/|o|, no division by the group's std
     KL            none, and no reference model
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     advantages = centred

@@ -9,13 +9,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i 1/|o_i| sum_t [ -min(r_it A_i, clip(r_it, 1-e, 1+e) A_i) + beta k_it ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     each component normalised per group, weighted, summed, normalised over the rollout
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     advantages = centred / (rewards.std(1, keepdim=True) + 1e-4)

@@ -7,13 +7,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i [ -min(s_i A_i, clip(s_i, 1-e_low, 1+e_high) A_i) + beta 1/|o_i| sum_t k_it ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   sequence ratio, clipped as a whole
     clip width    3e-4 below, 4e-4 above, on the sequence ratio
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)

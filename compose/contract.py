@@ -69,6 +69,8 @@ AUGMENTED |= {"compute_advantages": {"advantage", "critic"}, "update_policy": {"
 IMPLICIT = {"Config": {"KL", "reward"}, "policy_loss": {"KL"}, "train": {"reward"}} | MEAN
 IMPLICIT |= {"compute_advantages": {"advantage", "length + std", "reward"}}
 PROCESS = {"mean_of_others", "to_go", "process_rewards", "update_reward_model"}
+CORRECTED = {key: {"sampler"} for key in ["Config", "update_policy", "train"]}
+INSTEAD = {"Config": {"clip width"}, "policy_loss": {"clip width"}}
 CONTRACT = {
     "dr_grpo": Contract(20, NO_KL | MEAN | STD, set()),
     "dapo": Contract(70, NO_KL | MEAN | DRAW, {"join_groups", "soft_overlong_punishment"}),
@@ -85,6 +87,12 @@ CONTRACT = {
     "zoo.prime": Contract(80, IMPLICIT, PROCESS),
     "zoo.spo": Contract(123, MEMORY, {"Tracker"}),
     "zoo.ttrl": Contract(22, VOTE, {"agreement"}),
+    "zoo.tis": Contract(20, CORRECTED | {"Rollout": {"sampler"}}, set()),
+    "zoo.deepseek_v32": Contract(30, CORRECTED | STD | {"policy_loss": {"KL"}}, set()),
+    "zoo.sapo": Contract(16, INSTEAD, set()),
+    "zoo.dppo": Contract(20, INSTEAD, set()),
+    "zoo.maxrl": Contract(12, STD | {"Config": {"length + std"}}, set()),
+    "zoo.dro": Contract(16, BOTH, set()),
 }
 
 

@@ -55,6 +55,8 @@ def edits_of_hunk(script, start, removed, added):
             continue
         if not added or re.search("ref|kl_", line):
             move = "kl"
+        elif (noted := note_in_place_of(i, added, pairs)) is not None:
+            move = moves[noted]
         else:  # it goes with its neighbour
             nearest = min(of_removed, key=lambda k: (k < i, abs(k - i)), default=None)
             move = moves[0] if nearest is None else of_removed[nearest]
@@ -64,6 +66,14 @@ def edits_of_hunk(script, start, removed, added):
         at = start + min(later, default=len(removed))
         edits.append(Edit(script, moves[j], place, at, j in pairs, line))
     return edits
+
+
+def note_in_place_of(i, added, pairs):
+    """Index in added of a marked comment that stands where removed line i stood; None if none."""
+    first = max((j for j, k in pairs.items() if k < i), default=-1) + 1
+    last = min((j for j, k in pairs.items() if k > i), default=len(added))
+    notes = [j for j in range(first, last) if added[j][0].strip().startswith("#")]
+    return next((j for j in notes if marker(added[j][0])), None)
 
 
 def moves_of(added):
@@ -104,3 +114,11 @@ def partners(removed, added):
                 first = i + 1
                 break
     return pairs
+
+
+def changed_lines(old, new):
+    """What the maps say of a diff of two sources, "+added -removed", in code lines."""
+    old, new = ([line for line, _ in code_lines(source)] for source in (old, new))
+    parts = difflib.SequenceMatcher(None, old, new, False).get_opcodes()
+    parts = [part for part in parts if part[0] != "equal"]
+    return f"+{sum(d - c for *_, c, d in parts)} -{sum(b - a for _, a, b, *_ in parts)}"

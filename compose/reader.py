@@ -1,4 +1,4 @@
-"""The scripts, the six axes, and where each script says it lies on them."""
+"""The scripts, the seven axes, and where each script says it lies on them."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]  # not common's, which would load torch
 
-AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling")
+AXES = ("granularity", "clip width", "length + std", "KL", "advantage", "sampling", "sampler")
 EXTRAS = ("reward", "critic", "tracker", "turns")  # no axis, but to be seen in a diff
 # One axis or extra for each comment: it ends the line or a colon follows.
 MARKER = re.compile(
@@ -36,7 +36,7 @@ def source_of(script):
 
 
 def scripts():
-    """Every script that names its six coordinates, as a module: grpo, its neighbours, zoo.*"""
+    """Every script that names its seven coordinates, as a module: grpo, its neighbours, zoo.*"""
     files = [*HERE.glob("*.py"), *HERE.glob("zoo/*.py")]
     shown = [file for file in files if not file.name.startswith(".")]  # an editor's own are not
     names = [".".join(file.relative_to(HERE).with_suffix("").parts) for file in shown]
@@ -92,7 +92,7 @@ def coordinates(source):
 
 def equations(source):
     """The lines of a script's docstring that state its method, up to the coordinates."""
-    doc = docstring_of(source).partition("Coordinates on the six axes:")[0]
+    doc = docstring_of(source).partition("Coordinates on the seven axes:")[0]
     return textwrap.dedent(doc.split("baseline:\n\n", 1)[-1]).rstrip().splitlines()
 
 
@@ -109,9 +109,24 @@ def loss_line(source):
     return next((line for line in found if re.match(r"L    = .*sum_[it] (\[ )?-", line)), "")
 
 
-def surrogate(source):
+# What L multiplies the surrogate by where the sampler is another policy: a script's own symbol.
+CORRECTION = re.compile(r"^([cM]_it?) ")
+
+
+def whole_surrogate(source):
     """What a script's L takes the mean of, without its sign and without the KL."""
     found = re.search(r"sum_[it] (?:\[ )?-(.*?)(?: \+ beta.*| \])?$", loss_line(source))
+    return found[1] if found else ""
+
+
+def surrogate(source):
+    """The same without what corrects for the sampler."""
+    return CORRECTION.sub("", whole_surrogate(source))
+
+
+def correction(source):
+    """The symbol of what corrects for the sampler in a script's L; "" if nothing does."""
+    found = CORRECTION.match(whole_surrogate(source))
     return found[1] if found else ""
 
 

@@ -11,7 +11,6 @@ PER_COMPLETION = {"gspo", "zoo.rloo", "zoo.gmpo"}  # one ratio for a completion
 # These read what they need off the scripts, so that a new one is among them.
 SOURCES = {name: source_of(name) for name in scripts()}
 ALL = {name for name, source in SOURCES.items() if parent(source) == "grpo"}
-NO_REFERENCE = {name for name in ALL if "ref_logprobs" not in SOURCES[name]}
 CLIPPED = {name for name in ALL if "clip(" in surrogate(SOURCES[name])} | {"zoo.gmpo"}
 UNDIVIDED = {name for name in ALL if "no division" in coordinates(SOURCES[name])["length + std"]}
 
@@ -43,6 +42,31 @@ CLASHES = [
         {"granularity": PER_COMPLETION, "clip_width": {"cispo"}},
         "CISPO caps the weights of single tokens, and a ratio of the completion has none",
         "arXiv:2506.13585",
+    ),
+    Clash(
+        {"granularity": PER_COMPLETION, "clip_width": {"zoo.sapo"}},
+        "SAPO's gate is as wide as a token's ratio: idle on GSPO's mean, shut on RLOO's product",
+        "arXiv:2511.20347",
+    ),
+    Clash(
+        {"granularity": PER_COMPLETION, "clip_width": {"zoo.dppo"}},
+        "DPPO bounds the probability of single tokens, and a completion's ratio has none",
+        "arXiv:2602.04879",
+    ),
+    Clash(
+        {"granularity": PER_COMPLETION, "clip_width": {"zoo.dro"}},
+        "DRO's surrogate has no ratio that could be one for a completion",
+        "arXiv:2405.19107",
+    ),
+    Clash(
+        {"std": {"zoo.maxrl"}, "sampling": {"dapo"}},
+        "MaxRL divides by a success rate, and rewards with DAPO's punishment are not 0 or 1",
+        "arXiv:2602.02710",
+    ),
+    Clash(
+        {"std": {"zoo.maxrl"}, "kl": {"zoo.rloo"}},
+        "MaxRL divides by a success rate, and rewards that hold a KL are not 0 or 1",
+        "arXiv:2602.02710",
     ),
     Clash(
         {"granularity": ALL - {"gspo"}, "clip_width": {"gspo"}},
@@ -135,18 +159,6 @@ INTERACTIONS = [
         "Overlong punishment and KL are both added to the reward as they are.",
     ),
     Interaction(
-        {"sampling": {"dapo"}, "kl": ALL - NO_REFERENCE},
-        ("", "", ""),
-        {
-            "fields(Rollout) if field.name not in counts]:\n": (
-                "fields(Rollout) if field.name not in counts]:\n"
-                '        if name == "ref_logprobs":\n'
-                "            continue  # of the whole batch, later\n"
-            )
-        },
-        "",
-    ),
-    Interaction(
         {"sampling": {"dapo"}, "turns": {"zoo.gigpo"}},
         ("", "", ""),
         {
@@ -208,6 +220,13 @@ class Preset:
 
 
 PRESETS = {
+    "trl_default": Preset(
+        "TRL's defaults",
+        "dapo:length,kl",
+        "--group_size 8 --minibatches 1",
+        "trl 1.13, GRPOConfig",
+        "with vLLM, no loss on completions whose pi_old / mu is above 3; linear decay from 1e-6",
+    ),
     "grpo_zero": Preset(
         "GRPO-Zero",
         "dapo:length,kl",
@@ -243,5 +262,28 @@ PRESETS = {
         "arXiv:2510.13786",
         "a mean over each prompt's tokens first, old rollouts (PipelineRL), leaving out prompts "
         "without variance or nearly solved, forced ends, logits in float32",
+    ),
+    "deepseek_v32": Preset(
+        "DeepSeek-V3.2's GRPO",
+        "deepseek_v32",
+        "",
+        "arXiv:2512.02556",
+        "the sampler's experts and vocabulary in the update; delta, epsilon, beta are unpublished",
+    ),
+    "prime_rl": Preset(
+        "The default loss of prime-rl",
+        "dapo:length dr_grpo:std dppo:clip_width dro:kl",
+        "--clip_low 0.2 --clip_high 0.2 --kl_coef 0.002 --max_ratio 1e9",
+        "github.com/PrimeIntellect-ai/prime-rl",
+        "the ratio to the sampler in any precision; rollouts up to 8 steps old; silent groups are "
+        "dropped",
+    ),
+    "kimi_k2": Preset(
+        "The loss of Kimi k1.5 and K2, token by token",
+        "dro dr_grpo:length_std",
+        "",
+        "arXiv:2507.20534",
+        "the square is of the sum over a completion there; tau is not published; length reward, "
+        "curriculum, an optimizer that starts anew each iteration",
     ),
 }

@@ -8,6 +8,7 @@ from compose.reader import (
     AXES,
     EXTRAS,
     coordinates,
+    correction,
     docstring_of,
     equations,
     loss_line,
@@ -29,6 +30,7 @@ OWN_BASELINE = ONE_EACH | {"zoo.prime", "gdpo"}  # their advantage is stated by 
 # Scripts whose equations of A are put together here, one's baseline with another's std. Of others
 # that move one of the two, the lines are taken whole.
 MERGED = {"grpo", "dr_grpo", "gdpo", "zoo.gigpo", "zoo.rloo", "zoo.reinforce_pp_baseline"}
+MERGED |= {"zoo.deepseek_v32"}
 MERGED |= OWN_BASELINE
 WHOLE = ("advantage", "std")
 
@@ -55,7 +57,7 @@ def docstring(parts, owner, notes, preset, code):
         f"{title}: a composition.",
         "\n".join(introduction(taken)),
         "\n".join(f"    {line}" for line in stated(taken)),
-        "Coordinates on the six axes:\n" + "\n".join(coordinate_lines(taken, AXES)),
+        "Coordinates on the seven axes:\n" + "\n".join(coordinate_lines(taken, AXES)),
         "\n".join(coordinate_lines(taken, EXTRAS)),
         "\n".join(["The method in code:", *methods(parts, code)]),
         "\n".join(map(wrapped, paragraphs)),
@@ -124,8 +126,8 @@ def by_symbol(script):
 
 def stated(taken):
     """The lines of equations, in the order of grpo.py's."""
-    k3 = by_symbol(taken["kl"]).get("k_it")
-    of_loss = [*ratio(taken), *([k3] if k3 else []), *loss(taken, bool(k3))]
+    kl = [re.sub("r_it", ratio_name(taken), line) for line in kl_lines(taken)]
+    of_loss = [*ratio(taken), *corrections(taken), *kl, *loss(taken, bool(kl))]
     require_defined(of_loss)
     lines = [*votes(taken), *advantage(taken), *of_loss]
     for move in ("sampling", "tracker", "critic"):
@@ -134,6 +136,22 @@ def stated(taken):
     if taken["sampling"] == "dapo":
         lines = [line.replace("of reward components", "of components + R_len") for line in lines]
     return [per_token(line) if taken["advantage"] in PER_TOKEN else line for line in lines]
+
+
+def kl_lines(taken):
+    return [line for symbol, line in by_symbol(taken["kl"]).items() if symbol == "k_it"]
+
+
+def corrections(taken):
+    """The line on what corrects for the sampler, if anything does."""
+    symbol = correction(source_of(taken["sampler"]))
+    return [by_symbol(taken["sampler"])[symbol]] if symbol else []
+
+
+def ratio_name(taken):
+    """The symbol of the ratio: s_i of a completion, else r_it."""
+    needed = symbols_of(taken["granularity"])
+    return next((name for name in RATIOS if name in needed), "r_it")
 
 
 def votes(taken):
@@ -229,8 +247,8 @@ def loss(taken, with_kl):
     outer = outer[1].replace("1/G", "1/P") if taken["sampling"] in ONE_EACH else outer[1]
     inner = surrogate(source_of(taken["clip_width"]))
     if taken["granularity"] != taken["clip_width"]:
-        ratio = next(name for name in RATIOS if name in symbols_of(taken["granularity"]))
-        inner = re.sub("|".join(RATIOS), ratio, inner)
+        inner = re.sub("|".join(RATIOS), ratio_name(taken), inner)
+    inner = f"{correction(source_of(taken['sampler']))} {inner}".lstrip()
     lines = [f"L    = {outer} [ -{inner}", "+ beta k_it ]" if with_kl else "]"]
     lines = [" ".join(lines)] if len(" ".join(lines)) <= 94 else [lines[0], " " * 7 + lines[1]]
     return [*lines, f"{'':<54}T: token budget"] if "1/T" in outer else lines

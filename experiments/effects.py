@@ -26,6 +26,9 @@ from compose.reader import HERE
 from experiments.curves import curve, load, mean_over, tokens_at
 
 TABLE = HERE / "experiments/effects.csv"
+# Of probes.RATIO_EDGES: the bins above 1.2 and those below 0.8.
+BEYOND_BINS = 5
+BELOW_BINS = 4
 
 
 # ---- Metrics ------------------------------------------------------------------------------------
@@ -67,6 +70,25 @@ def lopsided_weight(rows):
     lopsided = [weight for right, weight in pairs if right in (1, 2, 14, 15)]
     even = [weight for right, weight in pairs if 6 <= right <= 10]
     return float(np.mean(lopsided) / np.mean(even))
+
+
+def rare_weight(rows):
+    """Weight of groups with 1 to 3 of 16 right over that of even ones (6-10), over the run."""
+    pairs = [pair for row in rows for pair in row.get("weight_by_right", [])]
+    rare = [weight for right, weight in pairs if 1 <= right <= 3]
+    even = [weight for right, weight in pairs if 6 <= right <= 10]
+    return float(np.mean(rare) / np.mean(even))
+
+
+def weight_beyond(rows):
+    """Mean weight of the gradients of tokens that PPO's clip of 0.2 would stop."""
+    count, total = 0.0, 0.0
+    for row in rows:
+        for sign, bins in row.get("weight_by_ratio", {}).items():
+            stopped = bins[-BEYOND_BINS:] if sign == "up" else bins[:BELOW_BINS]
+            count += sum(n for n, _ in stopped)
+            total += sum(w for _, w in stopped)
+    return total / count
 
 
 def take_off(rows):
@@ -144,6 +166,8 @@ OF_A_RUN = {  # a number of all rows of a run
     "tau_tokens": lambda rows: saturating_fit(rows)[1],
     "tau_steps": lambda rows: saturating_fit(rows, "steps")[1],
     "lopsided_weight": lopsided_weight,
+    "rare_weight": rare_weight,
+    "weight_beyond": weight_beyond,
     "take_off": take_off,
     "odds_growth": odds_growth,
     "wrong_length_at_equal_accuracy": wrong_length_at_equal_accuracy,

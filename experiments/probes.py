@@ -5,7 +5,7 @@ import statistics
 from collections import Counter
 from dataclasses import replace
 
-from runtime import engine
+from runtime import engine, measures
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,12 @@ import common
 import grpo
 from countdown_task import CountdownTask
 from experiments import turns
+
+# Tokens by the probability that they had when they were drawn.
+RARE = 0.1
+SURE = 0.9
+# Ratios between which the weight of a token's gradient is averaged.
+RATIO_EDGES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.97, 1.03, 1.1, 1.2, 1.3, 1.5, 2.0, 4.0)
 
 
 def token_classes(tokenizer):
@@ -119,8 +125,9 @@ class Probes:
     They compute from copies of what passes through and return it unchanged.
     """
 
-    def __init__(self, module):
+    def __init__(self, module, other_sampler=False):
         self.module = module
+        self.other_sampler = other_sampler  # than the policy: how far it is gets measured
         self.classes = None  # of tokens
         self.routing = None  # in a mixture of experts
         self.agree = None  # with a vote, (P, G)
@@ -134,6 +141,8 @@ class Probes:
     def reset(self):
         self.sums = Counter()
         self.found = {}
+        bins = len(RATIO_EDGES) + 1
+        self.weights = {sign: torch.zeros(bins, 2).double() for sign in ("up", "down")}
 
     def wrap(self, name, function):
         def wrapped(*args, **kwargs):
@@ -153,6 +162,9 @@ class Probes:
         self.tokenizer = tokenizer
         self.fixed = self.fixed or FixedPrefixes(config)
         self.found |= self.fixed.entropy(model)
+        if self.other_sampler:
+            old = self.module.over_rollout(self.module.completion_logprobs, model, rollout, config)
+            self.found |= measures.mismatch(replace(rollout, logprobs=old), rollout.logprobs)
         self.correct = rollout.correct.view(-1, config.group_size)  # (P, G)
         self.right = self.correct.sum(1).tolist()
 
@@ -205,7 +217,8 @@ class Probes:
         )
 
     def see_policy_loss(self, result, logprobs, old_logprobs, *rest):
-        _, metrics = result
+        token_loss, metrics = result
+        advantages = rest[-3]
         mask = rest[-2]
         on = mask > 0
         ids = self.ids[:, : mask.shape[1]]
@@ -214,6 +227,13 @@ class Probes:
         if {"clipped_low", "clipped_high"} <= metrics.keys():
             zeroed = (metrics["clipped_low"] | metrics["clipped_high"]).expand_as(on)
         log_ratio = (logprobs - old_logprobs).detach()
+        chance = old_logprobs.detach().exp()  # that the token had
+        for name, here in (("rare", chance < RARE), ("sure", chance > SURE)):
+            self.sums[f"tokens_{name}"] += (on & here).sum().item()
+            self.sums[f"zeroed_{name}"] += (on & here & zeroed).sum().item()
+        self.sums["zeroed"] += (on & zeroed).sum().item()
+        self.sums["zeroed_chance"] += chance[on & zeroed].sum().item()
+        self.weigh(token_loss, logprobs, log_ratio.exp(), advantages, on)
         for name, members in self.classes.items():
             here = on & torch.isin(ids, torch.tensor(members))
             self.sums[f"tokens_{name}"] += here.sum().item()
@@ -227,6 +247,21 @@ class Probes:
         self.count("sequence", every, sequence)
         self.count("product", every, (log_ratio * mask).sum(1))
 
+    def weigh(self, token_loss, logprobs, ratio, advantages, on):
+        """What a token's gradient is multiplied by beside its advantage, by its ratio.
+
+        It is 1 for REINFORCE. A KL in the loss is in it, so look at runs without one.
+        """
+        A = advantages.expand_as(ratio)
+        (slope,) = torch.autograd.grad(token_loss[on].sum(), logprobs, retain_graph=True)
+        place = torch.bucketize(ratio, torch.tensor(RATIO_EDGES))
+        for sign, side in (("up", A > 0), ("down", A < 0)):
+            here = on & side
+            counts = torch.bincount(place[here], minlength=len(RATIO_EDGES) + 1)
+            weight = -slope[here] / A[here]
+            total = torch.zeros(len(counts)).index_add(0, place[here], weight)
+            self.weights[sign] += torch.stack([counts.float(), total], 1).double()
+
     def count(self, name, on, log_ratio):
         self.sums[name] += on.sum().item()
         self.sums[f"{name}_square"] += (log_ratio[on] ** 2).sum().item()
@@ -237,7 +272,12 @@ class Probes:
         rms = lambda name: math.sqrt(sums[f"{name}_square"] / sums[name])  # noqa: E731
         for name in self.classes or ():
             found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)
+        for name in ("rare", "sure"):
+            found[f"zeroed_{name}"] = sums[f"zeroed_{name}"] / max(sums[f"tokens_{name}"], 1)
+        if sums["zeroed"]:
+            found["zeroed_chance"] = sums["zeroed_chance"] / sums["zeroed"]
         if sums["token"]:
+            found["weight_by_ratio"] = {k: v.tolist() for k, v in self.weights.items()}
             found |= {"log_ratio_rms": rms("token"), "sequence_log_ratio_rms": rms("sequence")}
             found["product_log_ratio_rms"] = rms("product")
         if self.agree is not None:

@@ -68,6 +68,8 @@ def results():
             changes = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
             if ARMS[arm].edits:
                 changes += f", lines changed as in catalogue/{DEFINED_IN[arm]}.py"
+            if ARMS[arm].sampler:
+                changes += f", rollouts drawn with weights in {ARMS[arm].sampler}"
             tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
             updates = [sum(row.get("updates", 0) for row in rows) for rows in load(arm).values()]
             if tokens:

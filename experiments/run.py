@@ -21,15 +21,17 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 from compose import composition
 from compose.reader import HERE, file_of, source_of
 from countdown_task import REWARDS
 from experiments import archive
-from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS
+from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS, max_likelihood
 from experiments.catalogue.aha import SELDOM
 from experiments.catalogue.arm import SEEDS
+from experiments.catalogue.exercises import TEACHER
 from experiments.rewards import MORE_REWARDS
 
 # What loads torch is imported by the functions that run something: --list takes no second.
@@ -37,7 +39,7 @@ from experiments.rewards import MORE_REWARDS
 RUNS = HERE / "runs/experiments"
 # Arms whose last model is sampled 16 times a problem; of two of them the first model too.
 BEYOND = [arm for arm in ARMS if arm.startswith("beyond_")]
-PASS_AT_16 = (*SCRIPTS, *BEYOND)
+PASS_AT_16 = (*SCRIPTS, *BEYOND, *max_likelihood.ARMS)
 
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
@@ -46,6 +48,7 @@ def prepare(arm):
     """A fresh copy of the arm's script as a module, functions swapped, with probes in its log."""
     from runtime import session
 
+    from experiments.coarse import CoarseSampler
     from experiments.lag import OldSampler
     from experiments.probes import Probes
 
@@ -65,7 +68,9 @@ def prepare(arm):
         setattr(module, name, getattr(importlib.import_module(source), name))
     if arm.lag:
         module.sample_batch = OldSampler(module.sample_batch, arm.lag)
-    probes = Probes(module)
+    if arm.sampler:
+        module.sample_batch = CoarseSampler(module.sample_batch, arm.sampler)
+    probes = Probes(module, other_sampler=bool(arm.sampler or arm.lag))
 
     class WatchedRun(session.Run):
         def __init__(self, config, script):
@@ -88,15 +93,19 @@ def edited(arm):
     return source
 
 
-def prepare_model(names):
-    """The base that seldom tries again is not committed: it is made when an arm asks for it."""
-    model = HERE / SELDOM["model"]
-    wanted = any(ARMS[name].flags.get("model") == SELDOM["model"] for name in names)
-    if wanted and not (model / "tokenizer.json").exists():
-        command = "-m base_model.warm_start --start base_model --retry 0.02 --steps 400"
-        command += f" --learning_rate 1e-3 --output_dir {model}"
-        print(f"making {SELDOM['model']}, a minute: python {command}", flush=True)
-        subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
+def prepare_models(names):
+    """The base that seldom tries again, and a teacher: made when an arm asks for one."""
+    makes = {  # a model that is not committed: the command that makes it
+        SELDOM["model"]: "-m base_model.warm_start --start base_model --retry 0.02 --steps 400 "
+        f"--learning_rate 1e-3 --output_dir {SELDOM['model']}",
+        TEACHER: f"grpo.py --seed 11 --threads 1 --overwrite --output_dir {Path(TEACHER).parent}",
+    }
+    for model, command in makes.items():
+        asked = [[*ARMS[name].flags.values(), *ARMS[name].edits.values()] for name in names]
+        wanted = any(model in str(value) for values in asked for value in values)
+        if wanted and not (HERE / model / "tokenizer.json").exists():
+            print(f"making {model}, a minute or two: python {command}", flush=True)
+            subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
 
 
 def run_one(name, seed):
@@ -106,7 +115,7 @@ def run_one(name, seed):
     import common
     from experiments.probes import pass_at_k
 
-    prepare_model([name])
+    prepare_models([name])
     arm = ARMS[name]
     folder = RUNS / f"{name}-seed{seed}"
     module = prepare(arm)
@@ -129,6 +138,7 @@ def run_one(name, seed):
     head = {"arm": name, "script": arm.script, "seed": seed, "flags": arm.flags, "swap": arm.swap}
     head |= {"parts": arm.parts} if arm.parts else {}
     head |= {"edits": arm.edits} if arm.edits else {}
+    head |= {"sampler": arm.sampler} if arm.sampler else {}
     archive.save(name, seed, [json.dumps(shorten(row)) for row in [head, *rows]])
     print(f"{name}-seed{seed} is in {archive.zip_of(name)}")
 
@@ -206,10 +216,11 @@ def main():
                 there = len(set(seeds) & set(done[arm]))
                 changes = "".join(f", {k} of {v}" for k, v in ARMS[arm].swap.items())
                 changes += ", lines changed" if ARMS[arm].edits else ""
+                changes += f", rollouts in {ARMS[arm].sampler}" if ARMS[arm].sampler else ""
                 print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(1)}{changes}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
-    prepare_model([name for name, _ in todo])
+    prepare_models([name for name, _ in todo])
     failed = run_all(todo, max(1, args.jobs))
     return f"failed: {', '.join(failed)}" if failed else None
 

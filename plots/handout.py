@@ -22,6 +22,7 @@ QUESTIONS = {  # axis: what the methods argue about on it
     "KL": "What holds the policy near its start?",
     "advantage": "Several rewards, one group: what is compared with what?",
     "sampling": "Which groups are learnt from?",
+    "sampler": "Which policy drew the tokens, and does the update know?",
 }
 STYLE = """
 @page { size: A4; margin: 10mm 12mm }
@@ -60,7 +61,7 @@ def handout():
         "<p>R reward, A advantage, r importance ratio; pi the policy that is updated, pi_old the "
         "one that sampled, pi_ref the initial one; e half-width of the clip; |o| tokens of a "
         "completion; beta weight of the KL.",
-        "<h2>Six axes</h2>",
+        "<h2>Seven axes</h2>",
         table([["axis", "the question"], *([f"<b>{a}</b>", q] for a, q in QUESTIONS.items())]),
         "<h2>Who moves what</h2>",
         "<p>= is as in grpo.py. The last column counts the lines of code that differ.",

@@ -16,7 +16,7 @@ import numpy as np
 
 from compose.reader import HERE, coordinates, source_of
 from experiments.benchmark import MORE_TURNS
-from experiments.catalogue import ARMS, CRITICS, EXPERIMENTS, SCRIPTS, ZOO
+from experiments.catalogue import ARMS, CRITICS, EXPERIMENTS, FRONTIER, SCRIPTS, ZOO
 from experiments.curves import load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
 from plots import compositions, critics, failures, turns
@@ -77,6 +77,10 @@ AXIS_TRACKS = {  # axis -> {coordinate in a docstring: its label}; the first is 
         "dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)": (
             "refilled,\noverlong punished"
         ),
+    },
+    "sampler": {
+        "taken for the old policy": "taken for\nthe old policy",
+        "corrected: a token weighs pi_old / mu, 2 at most": "weighed by\npi_old / mu",
     },
 }
 
@@ -147,11 +151,50 @@ ZOO_TRACKS = {  # the same for the ladder of baselines
             "the same, chosen\nfrom a pool"
         ),
     },
+    "sampler": {"taken for the old policy": "taken for the old policy"},
+}
+
+
+FRONTIER_TRACKS = {  # the same for the methods of 2026
+    "granularity": {"token ratio": "one ratio\nper token"},
+    "clip width": {
+        "symmetric, 0.2": "0.2 / 0.2",
+        "soft: the gradient fades as the ratio leaves 1, tau 1 above and 1.05 below": (
+            "a soft gate"
+        ),
+        "by probability: no gradient once pi - pi_old is beyond 0.15": "0.15 on the\nprobability",
+        "none: neither ratio nor bound in the surrogate": "none",
+    },
+    "length + std": {
+        "1/|o| per completion, divided by the group's std": "1/|o|,\ngroup std",
+        "1/|o| per completion, divided by the group's mean": "1/|o|,\ngroup mean",
+        "1/|o| per completion, no division by the group's std": "1/|o|,\nno std",
+    },
+    "KL": {
+        "k3 to the frozen initial model, in the loss, beta 0.04": "k3 in the loss,\n0.04",
+        "k3 times the ratio, to the frozen initial model, in the loss, beta 0.04": (
+            "k3 times the ratio,\n0.04"
+        ),
+        "half the squared log-ratio to the policy that sampled, in the loss, beta 0.05": (
+            "a square to the\nold policy, 0.05"
+        ),
+    },
+    "advantage": {
+        "reward components pooled, minus the group's mean": "minus the\ngroup's mean",
+    },
+    "sampling": {"static groups": "static groups"},
+    "sampler": {
+        "taken for the old policy": "taken for\nthe old policy",
+        "corrected: a token weighs pi_old / mu, 2 at most": "weighed by\npi_old / mu",
+        "believed, and failures that the policy has left by 0.5 nats a token are masked": (
+            "believed, stale\nfailures masked"
+        ),
+    },
 }
 
 
 def draw_map(scripts, tracks, name, title):
-    """Six tracks; each script's mark lies where its docstring says that it is."""
+    """A track for each axis; each script's mark lies where its docstring says that it is."""
     found = {arm: coordinates(source_of(ARMS[arm].script)) for arm in scripts}
     longest = max(map(len, tracks.values()))  # places on a track
     figure, axes = plt.subplots(figsize=(max(9, 1.7 * longest), 7), layout="constrained")
@@ -504,13 +547,22 @@ def draw_speed():
 
 def main():
     draw_map(
-        SCRIPTS, AXIS_TRACKS, "six_axes", "Six axes: GRPO's place on the left, and who leaves it"
+        (*SCRIPTS, "tis"),
+        AXIS_TRACKS,
+        "seven_axes",
+        "Seven axes: GRPO's place on the left, and who leaves it",
     )
     draw_map(
         ("grpo", *ZOO, *CRITICS, "gigpo"),
         ZOO_TRACKS,
-        "six_axes_zoo",
+        "seven_axes_zoo",
         "The ladder of baselines on the same axes",
+    )
+    draw_map(
+        ("grpo", *FRONTIER),
+        FRONTIER_TRACKS,
+        "seven_axes_frontier",
+        "Six methods of 2026 on the same axes",
     )
     draw_panels(
         PANELS,

@@ -37,7 +37,7 @@ from compose.reader import (
     scripts,
     source_of,
 )
-from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments.catalogue import ARMS, CRITICS, FRONTIER, SCRIPTS, ZOO
 from experiments.curves import curve, load
 from plots import stories
 from plots.critics import CRITIC_PANELS
@@ -52,7 +52,7 @@ NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the or
 # Classes in the page, by kind of token.
 COLOURS = {Keyword: "k", Operator.Word: "k", String: "s", Comment: "c", Number: "n"}
 # The run with a script's defaults.
-ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO, *CRITICS, "gigpo")}
+ARM = {ARMS[name].script: name for name in (*SCRIPTS, *ZOO, *CRITICS, "gigpo", *FRONTIER)}
 # What the arm is known for.
 PANEL = {
     "gspo": PANELS[0],

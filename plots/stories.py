@@ -23,7 +23,7 @@ from compose.reader import (
     source_of,
     without_comment,
 )
-from experiments.catalogue import ARMS
+from experiments.catalogue import ARMS, FRONTIER
 from experiments.effects import all_measured, number
 from plots.markdown import inline, section, table_of
 
@@ -41,6 +41,9 @@ SYMBOLS = {  # as they stand in docstrings: what they mean
     "r_it": "importance ratio of a token: pi / pi_old",
     "s_i": "importance ratio of a completion",
     "w_it": "weight of a token, held fixed in the gradient",
+    "c_it": "what corrects a token for the policy that drew it",
+    "M_i": "0 for a completion that is left out, else 1",
+    "g_it": "a soft gate in place of the clip",
     "k_it": "estimate of the KL to the initial model, at a token",
     "V_it": "what the critic expects after the prefix",
     "L": "the loss",
@@ -51,6 +54,7 @@ SYMBOLS = {  # as they stand in docstrings: what they mean
     "o_it": "token t of completion i",
     "pi": "the policy that is updated",
     "pi_old": "the policy that sampled",
+    "mu": "the policy that really drew the tokens, in its own precision",
     "pi_ref": "the initial policy, frozen",
     "beta": "weight of the KL term",
     "e": "half-width of the clip",
@@ -65,6 +69,7 @@ PLACES = {  # left side of an equation: (function that computes it, how the line
     "r_it": ("policy_loss", "ratio = "),
     "s_i": ("policy_loss", "ratio = "),
     "w_it": ("policy_loss", "weight = "),
+    "g_it": ("policy_loss", "gate = "),
     "d_it": ("policy_loss", "log_ratio = "),
     "m_it": ("policy_loss", "clipped = "),
     "k_it": ("policy_loss", "kl_ref = "),
@@ -83,6 +88,8 @@ def file_name(script):
 
 def page_of(script):
     """(the page with the script's story, the page with its flags, and under which heading)."""
+    if script.removeprefix("zoo.") in FRONTIER:
+        return "docs/frontier.md", "docs/frontier.md", "Flags"
     if script.startswith("zoo."):
         return "docs/ladder.md", "docs/ladder.md", "Flags"
     return "docs/family.md", "docs/graduate.md", "The flags"
@@ -103,9 +110,10 @@ def story(script):
 def places(names):
     """{script: its cells of the map, as HTML: the axes in order, and what lies beside them}."""
     six = table_of("README.md", "The map")[1:]
-    zoo = table_of("docs/ladder.md", "On the six axes")[1:]
-    found = {row[0].removesuffix(".py"): [*row[1:7], ""] for row in six}
-    found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:8] for row in zoo}
+    zoo = table_of("docs/ladder.md", "On the seven axes")[1:]
+    zoo += table_of("docs/frontier.md", "The map")[1:]
+    found = {row[0].removesuffix(".py"): [*row[1:8], ""] for row in six}
+    found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:9] for row in zoo}
     return {name: found.get(name) or places_by_docstring(name) for name in names}
 
 

@@ -162,6 +162,20 @@ def explained_variance(rollout, rewards, config):
     }
 
 
+def mismatch(rollout, sampler_logprobs):
+    """How far mu, which drew the tokens with these log-probs (B, T), is from the old policy.
+
+    sampler_kl: k3 estimate of KL(mu || pi_old), nats per token; sampler_spread: root mean square of
+    log(pi_old / mu); sampler_weight_max: the largest pi_old / mu.
+    """
+    log_weight = (rollout.logprobs - sampler_logprobs)[rollout.mask > 0]  # of all tokens
+    return {
+        "sampler_kl": (log_weight.exp() - 1 - log_weight).mean().item(),
+        "sampler_spread": log_weight.square().mean().sqrt().item(),
+        "sampler_weight_max": log_weight.max().exp().item(),
+    }
+
+
 def auc(score, right):
     """Chance that a right completion scores higher than a wrong one: scores and 0 or 1, (B,).
 

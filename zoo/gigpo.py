@@ -11,13 +11,14 @@ group is the baseline; of a turn, the group's turns from the same state are the 
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i 1/|o_i| sum_t [ -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it) + beta k_it ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     of the trajectory, minus the group's mean; of the turn, minus the state's mean
     sampling      static groups
+    sampler       taken for the old policy
 
     turns         a calculator writes results and verdicts (zoo/calculator.py): no axis
 

@@ -9,13 +9,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i [ -s_i A_i + beta 1/|o_i| sum_t k_it ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   sequence ratio, a geometric mean of clipped token ratios
     clip width    c = 0.4 in the log of a token's ratio: exp(-0.4) to exp(0.4), one side each
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     clipped = torch.where(advantages > 0, log_ratio.clamp(max=config.clip_high), falling)

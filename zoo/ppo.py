@@ -9,13 +9,14 @@ For each of P problems sample one completion o_i; a critic V_it of the prefix is
     L_V  = 1/sum_i |o_i| sum_i sum_t max((V - G)^2, (clip(V, V_old +- c) - G)^2) / 2
                                       c: value_clip; G_it = A_it + V_it before the division
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  mean over the tokens of the minibatch, divided by the rollout's std over tokens
     KL            none, and no reference model
     advantage     reward components pooled, minus a critic of the prefix (GAE, lambda 1)
     sampling      256 prompts, one completion each
+    sampler       taken for the old policy
 
     critic        the initial model with a head of one output, 0 at first, trained along: no axis
 

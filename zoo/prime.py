@@ -10,13 +10,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     L    = 1/sum_i |o_i| sum_i sum_t -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it)
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  mean over the tokens of the minibatch, divided by the rollout's std over tokens
     KL            none in the loss
     advantage     reward components pooled, minus the mean of the others, and process rewards to go
     sampling      static groups
+    sampler       taken for the old policy
 
     reward        one for every token, from a reward model that learns from outcomes: no axis
 

@@ -7,13 +7,14 @@ For each of P prompts sample one completion o_i; the batch is the baseline:
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     L    = 1/P sum_i 1/|o_i| sum_t [ -min(r_it A_it, clip(r_it, 1-e, 1+e) A_it) ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    symmetric, 0.2
     length + std  1/|o| per completion, divided by the rollout's std over tokens
     KL            k1 to the frozen initial model, in the reward of every token, beta 0.01
     advantage     reward components pooled, minus the rollout's mean over tokens
     sampling      256 prompts, one completion each
+    sampler       taken for the old policy
 
 The method in code:
     returns = pooled.to(mask).view(-1, 1) - config.kl_coef * kl_to_go

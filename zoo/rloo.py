@@ -7,13 +7,14 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     s_i  = prod_t pi(o_it | o_i<t) / pi_old(o_it | o_i<t)       ratio of the whole completion
     L    = 1/G sum_i [ -min(s_i A_i, clip(s_i, 1-e, 1+e) A_i) ]
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   the completion is one action: the product of its token ratios
     clip width    symmetric, 0.2
     length + std  no 1/|o|, no division by the group's std
     KL            k1 to the frozen initial model, in the reward, beta 0.05
     advantage     reward components pooled, minus the mean of the others
     sampling      static groups
+    sampler       taken for the old policy
 
 The method in code:
     others = (pooled.sum(1, keepdim=True) - pooled) / (config.group_size - 1)

@@ -9,13 +9,14 @@ For each of P problems sample one completion o_i; a memory of the problem x is t
     then   rho = clip(2^(-D/D_half), rho_min, rho_max)    D: how far log pi moved on x's last visit
            alpha <- rho alpha + R_i,  beta <- rho beta + 1 - R_i
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    0.2 below, 0.28 above
     length + std  mean over the tokens of the minibatch, divided by the rollout's std
     KL            none, and no reference model
     advantage     0 or 1, minus what the tracker expects, minus the rollout's mean
     sampling      256 problems of a pool, one completion each, those of middling value more often
+    sampler       taken for the old policy
 
     tracker       a belief in every problem's success rate, and its last completion: no axis
 

@@ -10,18 +10,19 @@ before the policy is, is the baseline:
            - mu / sum_{right i} |o_i| sum_{right i} sum_t log pi(o_it | o_i<t)
     L_V  as in ppo.py, with G_it = R_i: the critic's own lambda is 1
 
-Coordinates on the six axes:
+Coordinates on the seven axes:
     granularity   token ratio
     clip width    0.2 below, 0.28 above
     length + std  mean over the tokens of the minibatch, divided by the rollout's std over tokens
     KL            none, and no reference model
     advantage     rewards pooled, minus a critic (GAE, lambda by length); right answers imitated
     sampling      static groups
+    sampler       taken for the old policy
 
     critic        as in ppo.py, trained on 10 rollouts before the first step: no axis
 
 The method in code:
-    gae_lambda = 1 - 1 / (config.gae_alpha * mask.sum(1))
+    gae_lambda = (1 - 1 / (config.gae_alpha * mask.sum(1))).clamp(min=0)
     token_loss = token_loss - weight * logprobs
 
 vs zoo/ppo.py: 1) the critic comes first: its rollouts count in step 1's totals; 2) its lambda is 1,
@@ -212,8 +213,7 @@ def compute_advantages(rewards, values, mask, config):  # <- advantage: what the
     gae = torch.zeros_like(values)
     carry = torch.zeros_like(values[:, 0])
     next_value = torch.zeros_like(values[:, 0])  # 0 after the last token
-    gae_lambda = 1 - 1 / (config.gae_alpha * mask.sum(1))  # (B,)  <- advantage: by length
-    gae_lambda = gae_lambda.clamp(min=0)  # below 1/alpha tokens
+    gae_lambda = (1 - 1 / (config.gae_alpha * mask.sum(1))).clamp(min=0)  # (B,)  <- advantage
     for t in reversed(range(mask.shape[1])):
         surprise = token_rewards[:, t] + next_value - values[:, t]  # d (B,)  <- advantage
         own = mask[:, t] > 0  # a tool's tokens are no steps of the policy

@@ -27,6 +27,7 @@ from experiments.catalogue import (
     critic,
     defaults,
     exercises,
+    frontier,
     gae_lambda,
     geometric_mean,
     granularity,
@@ -36,7 +37,9 @@ from experiments.catalogue import (
     length,
     length_inflation,
     long,
+    max_likelihood,
     memory,
+    mismatch,
     mixture,
     one_std,
     paid_entropy,
@@ -47,9 +50,12 @@ from experiments.catalogue import (
     product,
     reward,
     sampling,
+    soft_clip,
+    spring,
     stability,
     std,
     turns,
+    unbiased_kl,
     vote,
 )
 from experiments.catalogue.arm import Experiment
@@ -94,6 +100,12 @@ MODULES = {
     "product": product,
     "memory": memory,
     "vote": vote,
+    "frontier": frontier,
+    "mismatch": mismatch,
+    "soft_clip": soft_clip,
+    "max_likelihood": max_likelihood,
+    "unbiased_kl": unbiased_kl,
+    "spring": spring,
 }
 EXPERIMENTS = {
     name: Experiment(module.AXIS, module.HYPOTHESIS, module.COMPARED)
@@ -103,4 +115,5 @@ ARMS = {name: arm for module in MODULES.values() for name, arm in module.ARMS.it
 DEFINED_IN = {arm: name for name, module in MODULES.items() for arm in module.ARMS}
 SCRIPTS = defaults.SCRIPTS
 ZOO = ladder.ZOO
+FRONTIER = frontier.FRONTIER
 CRITICS = ("ppo", "vapo", "prime")

@@ -8,7 +8,7 @@ HYPOTHESIS = (
     "off. The log-odds grow by the update, not by the bound: 0.2, 0.28 and 1.0 take off within "
     "a step of each other, not as 1 / ln(1 + bound); with fewer updates per rollout later."
 )
-# A base that tries again after 2 % of failed lines: see prepare_model in run.py.
+# A base that tries again after 2 % of failed lines: see prepare_models in run.py.
 SELDOM = {"steps": 16, "eval_every": 4, "kl_coef": 0.0, "model": "runs/seldom_wait"}
 OFTEN_UPDATED = {**SELDOM, "minibatches": 16}
 ARMS = {

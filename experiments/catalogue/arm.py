@@ -10,13 +10,15 @@ class Arm:
     """A script, such as grpo or zoo.rloo, with flags; mine is what compose makes of the parts.
 
     edits = {lines of the script: what stands there instead};
-    swap = {function: the script it is taken from instead}; lag: steps that a rollout is old.
+    swap = {function: the script it is taken from instead}; lag: steps that a rollout is old;
+    sampler: bf16, fp8 or int4, the weights that rollouts are drawn with (experiments/coarse.py).
     """
 
     script: str
     flags: dict = field(default_factory=dict)
     swap: dict = field(default_factory=dict)
     lag: int = 0
+    sampler: str = ""
     seeds: tuple[int, ...] = SEEDS
     parts: tuple[str, ...] = ()
     edits: dict = field(default_factory=dict)

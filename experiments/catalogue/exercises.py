@@ -8,7 +8,8 @@ HYPOTHESIS = (
     "A clip of 0.2 on a sequence ratio stops nothing, and sixteen updates at 5e-4 break the "
     "policy. Paid for its own certainty the policy gets better first and then repeats what it "
     "is sure of. Each planted fault shows in one number: a in ratio_spread, b in length, c in "
-    "advantage_max, d in kl_ref, e in length."
+    "advantage_max, d in kl_ref, e in length. A student that hears at every token how likely its "
+    "teacher finds it is ahead of grpo.py at step 5, and ends where it ends, within 3 points."
 )
 
 
@@ -32,10 +33,20 @@ CERTAINTY = {
     ),
     "from dataclasses import": "import math\nfrom dataclasses import",
 }
+# What exercise 17 changes: a teacher, trained by grpo.py, says what every token is worth.
+TEACHER = "runs/teacher/checkpoint"
+DISTILLED = {
+    "    reference, _ = common.load_model(config.model)\n": (
+        f'    reference, _ = common.load_model("{TEACHER}")\n'
+    ),
+    "            advantages = compute_advantages(rewards, config)\n": (
+        "            advantages = rollout.ref_logprobs - rollout.logprobs  # (B, T)\n"
+    ),
+}
 # Planted faults, under a coefficient that makes the KL count.
 FAULTY = {"steps": 12, "eval_every": 12, "kl_coef": 0.4}
 ARMS = {
-    # A clip of 0.2 on a sequence ratio, Lite PPO, a reward of certainty, and five planted faults.
+    # A clip of 0.2 on a sequence ratio, Lite PPO, a reward of certainty, a teacher, five faults.
     "dead_clip": Arm("grpo", {**STALE, "kl_coef": 0.0}, {"policy_loss": "gspo"}),
     "lite_ppo": Arm(
         "mine",
@@ -43,6 +54,7 @@ ARMS = {
         parts=("reinforce_pp_baseline:std", "dapo:length"),
     ),
     "certainty": Arm("grpo", {"steps": 90}, edits=CERTAINTY),
+    "distilled": Arm("grpo", {"steps": 20, "eval_every": 5, "kl_coef": 0.0}, edits=DISTILLED),
     "no_fault": Arm("grpo", FAULTY),
     **{f"fault_{name}": Arm("grpo", FAULTY, edits=patch(name)) for name in "abcde"},
 }

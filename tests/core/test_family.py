@@ -382,4 +382,4 @@ def test_help(name, capsys, monkeypatch):
         session.launch(module(name).train, module(name).Config, module(name).__doc__)
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    assert "Coordinates on the six axes:" in shown and "--group_size" in shown
+    assert "Coordinates on the seven axes:" in shown and "--group_size" in shown

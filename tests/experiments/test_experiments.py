@@ -18,7 +18,7 @@ import grpo
 from compose import reader
 from countdown_task import Problem
 from experiments import effects, lag, probes, reach, reports, two_state
-from experiments.catalogue import ARMS, EXPERIMENTS
+from experiments.catalogue import ARMS, EXPERIMENTS, FRONTIER
 from experiments.catalogue.arm import Arm
 from experiments.run import prepare
 from plots import make_figures
@@ -469,16 +469,24 @@ def test_axes_are_read_from_the_scripts():
         "zoo.reinforce_pp": {"length + std", "KL", "advantage", "sampling"},
         "zoo.reinforce_pp_baseline": {"length + std", "KL"},
         "zoo.gmpo": {"granularity", "clip width"},
-        "zoo.spo": {*reader.AXES, "tracker"} - {"granularity"},
+        "zoo.spo": {*reader.AXES, "tracker"} - {"granularity", "sampler"},
         "zoo.ttrl": {"reward"},
         "zoo.ppo": {"length + std", "KL", "advantage", "sampling", "critic"},
         "zoo.vapo": {"clip width", "length + std", "KL", "advantage", "critic"},
         "zoo.prime": {"length + std", "KL", "advantage", "reward"},
         "zoo.gigpo": {"advantage", "turns"},
+        "zoo.tis": {"sampler"},
+        "zoo.deepseek_v32": {"length + std", "KL", "sampler"},
+        "zoo.sapo": {"clip width"},
+        "zoo.dppo": {"clip width"},
+        "zoo.maxrl": {"length + std"},
+        "zoo.dro": {"clip width", "KL"},
     }
     for name, axes in moved.items():
         source = reader.source_of(name)
         assert reader.moved_axes(source, reader.source_of("grpo")) == axes, name
         places = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
+        if name.removeprefix("zoo.") in FRONTIER:
+            places = make_figures.FRONTIER_TRACKS
         found = reader.coordinates(source)
         assert all(found[axis] in places[axis] for axis in reader.AXES)

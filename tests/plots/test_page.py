@@ -8,6 +8,7 @@ from common import HERE
 from compose import reader
 from compose.contract import violations
 from compose.reader import equations, method_in_code, source_of, without_comment
+from experiments.catalogue import FRONTIER
 from plots import handout, make_figures, side_by_side, stories
 from plots.side_by_side import NAMES
 
@@ -138,6 +139,8 @@ def test_map_coordinates_and_tracks_are_one(name):
     source = source_of(name)
     moved = reader.moved_axes(source, source_of("grpo"))
     tracks = make_figures.ZOO_TRACKS if "." in name else make_figures.AXIS_TRACKS
+    if name.removeprefix("zoo.") in FRONTIER:
+        tracks = make_figures.FRONTIER_TRACKS
     for axis, cell in zip(reader.AXES, stories.places([name])[name], strict=False):
         track = list(tracks[axis])
         assert (track.index(reader.coordinates(source)[axis]) != 0) == (axis in moved), axis

@@ -23,6 +23,7 @@ from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
 ZOO += ["ppo", "vapo", "prime", "gigpo"]
+ZOO += ["tis", "deepseek_v32", "sapo", "dppo", "maxrl", "dro"]
 
 # ---- SPO's tracker ------------------------------------------------------------------------------
 

@@ -1,0 +1,319 @@
+"""DPPO: Divergence Proximal Policy Optimization, by total variation (arXiv:2602.04879).
+
+For each prompt sample a group of G completions o_1 .. o_G; the group is the baseline:
+
+    A_i  = (R_i - mean(R)) / std(R)                       R_i: weighted sum of reward components
+    r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
+    p_it = pi(o_it | o_i<t) - pi_old(o_it | o_i<t)        how far the probability has moved
+    w_it = sg[ min(r_it, C) ], 0 if p_it leaves -e .. e on the side that A_i pushes to       C: 5
+    k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
+    L    = 1/G sum_i 1/|o_i| sum_t [ -w_it A_i log pi(o_it | o_i<t) + beta k_it ]
+
+Coordinates on the seven axes:
+    granularity   token ratio
+    clip width    by probability: no gradient once pi - pi_old is beyond 0.15
+    length + std  1/|o| per completion, divided by the group's std
+    KL            k3 to the frozen initial model, in the loss, beta 0.04
+    advantage     reward components pooled, minus the group's mean
+    sampling      static groups
+    sampler       taken for the old policy
+
+The method in code:
+    moved = torch.exp(logprobs) - torch.exp(old_logprobs)
+    stopped = torch.where(advantages > 0, moved > config.clip_high, moved < -config.clip_low)
+
+vs grpo.py: PPO's clip is a bound on the ratio, so it stops rare tokens first: 0.001 to 0.0013
+    is out of its range. A bound on the probability lets these grow, and stops likely ones instead.
+The bound on the policy is the trust region's: the total variation of a token from the rest.
+pi_old is to be the policy that sampled: the paper finds that recomputing it breaks training.
+Not implemented: the KL variant, the top-K approximation, the paper's runs without std and KL.
+"""
+
+from dataclasses import dataclass, replace
+
+from runtime import engine, measures, session  # before torch: how its threads wait
+from runtime.options import option
+
+import torch
+import torch.nn.functional as F
+
+import common
+from countdown_task import REWARDS, CountdownTask, Problem, is_correct
+
+
+@dataclass
+class Config:
+    # Model
+    model: str = option("base_model", "model folder or Hugging Face hub id")
+    dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    # Sampling
+    prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
+    group_size: int = option(16, "G: completions each [num_generations]", at_least=2)
+    max_new_tokens: int = option(256, "T: token budget [max_completion_length]", at_least=1)
+    temperature: float = option(1.0, "divides logits, in sampling and in every log-prob", above=0)
+    # Optimisation
+    steps: int = option(30, "rollouts; each is followed by `minibatches` updates", at_least=0)
+    minibatches: int = option(4, "updates per rollout; 1: never clips", divides="prompts_per_step")
+    learning_rate: float = option(2e-4, "AdamW, constant; 1e-6 for 1B weights", above=0)
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm", above=0)
+    tokens_per_microbatch: int = option(2048, "lower it if memory runs out", at_least=1)
+    # This algorithm
+    clip_low: float = option(0.15, "pi >= pi_old - this", at_least=0)  # <- clip width
+    clip_high: float = option(0.15, "pi <= pi_old + this", at_least=0)
+    max_ratio: float = option(5.0, "C: the ratio counts this much at most", above=0)
+    kl_coef: float = option(0.04, "weight of the KL to the reference [beta]")
+    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
+    # Task
+    operands: int = option(3, "numbers per problem")
+    max_number: int = option(12, "numbers run from 1 to this")
+    min_target: int = option(10, "smallest target")
+    max_target: int = option(60, "largest target")
+    data: str = option("", "JSONL or parquet file of problems to use instead")
+    # Run
+    seed: int = option(1, "seed of problems and sampling")
+    threads: int = option(0, "threads on a CPU; 0: a short timing decides", within=(0, 1024))
+    eval_every: int = option(10, "steps between evaluations; 0: only first and last", at_least=0)
+    eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
+    checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
+    output_dir: str = option("", "default: runs/<script>-seed<seed>")
+    resume: bool = option(False, "continue the run in output_dir")
+    overwrite: bool = option(False, "replace the run in output_dir")
+
+
+@dataclass
+class Rollout:
+    """P problems, G completions each: B = P * G rows, problem by problem; T = max_new_tokens."""
+
+    problems: list[Problem]  # B, each G times
+    prompts: list[list[int]]  # B lists of token ids
+    completions: list[str]  # B texts
+    completion_ids: torch.Tensor  # (B, T)
+    mask: torch.Tensor  # (B, T) 1 up to and including EOS, 0 after it
+    logprobs: torch.Tensor  # (B, T) under the policy that sampled, 0 outside the mask
+    entropy: torch.Tensor  # (B, T) of the sampling distribution, in nats, 0 outside the mask
+    truncated: torch.Tensor  # (B,) 1 if the budget ran out before EOS
+    correct: torch.Tensor  # (B,) 1 if the verifier accepts the answer
+    completions_sampled: int  # all that were drawn for this batch
+    tokens_sampled: int
+    ref_logprobs: torch.Tensor | None = None  # (B, T) under the reference model
+
+
+# ---- Sampling -----------------------------------------------------------------------------------
+
+
+def sample_tokens(logp, uniform):
+    """One token per row: torch.multinomial(logp.exp(), 1), but with its random numbers given.
+
+    logp (b, V), uniform (b, 1) in [0, 1) -> (b, 1): the first token whose CDF exceeds uniform.
+    """
+    cdf = logp.exp().cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True)
+
+
+@torch.no_grad()
+def generate(model, prompts, config, generator):
+    """One completion for each of B prompts: ids, mask, log-probs and entropy, all (B, T).
+
+    One uniform number per (row, position), drawn up front, decides every token: what a row samples
+    does not depend on which other rows are still running.
+    """
+    B, T = len(prompts), config.max_new_tokens
+    uniform = torch.rand(B, T, generator=generator, dtype=torch.float64).to(common.DEVICE)
+    ids = torch.zeros(B, T, dtype=torch.long, device=common.DEVICE)
+    logprobs = torch.zeros(B, T, device=common.DEVICE)
+    entropy = torch.zeros(B, T, device=common.DEVICE)
+    rows = torch.arange(B, device=common.DEVICE)  # rows still in the batch, (b,)
+    token = torch.tensor([[prompt[-1]] for prompt in prompts], device=common.DEVICE)  # (b, 1)
+    finished = torch.zeros(B, dtype=torch.bool, device=common.DEVICE)
+    with common.autocast(config):
+        cache = engine.start_decoding(model, prompts)  # equal prompts are computed once
+        for t in range(T):
+            logits = cache.decode(model, token)  # (b, V)
+            logp = F.log_softmax(logits.float() / config.temperature, dim=-1)
+            token = sample_tokens(logp, uniform[rows, t, None])
+            ids[rows, t] = token[:, 0]
+            logprobs[rows, t] = logp.gather(-1, token)[:, 0]
+            entropy[rows, t] = -(logp.exp() * logp).sum(-1)
+            finished[rows] |= common.is_end(token[:, 0], model)
+            running = (~finished[rows]).nonzero()[:, 0]
+            if len(running) == 0:
+                break
+            if 10 * len(running) < 9 * len(rows):  # drop finished rows a tenth at a time
+                rows = rows[running]
+                token = token[running]
+                cache.select(running)
+
+    is_end = common.is_end(ids, model).long()
+    mask = (is_end.cumsum(1) - is_end == 0).float()  # EOS is trained, what follows it is not
+    return ids, mask, logprobs * mask, entropy * mask
+
+
+def sample_groups(model, tokenizer, problems, config, generator):
+    """config.group_size completions of each of P problems, judged by the verifier -> Rollout."""
+    encoded = common.encode_prompts(model, tokenizer, problems, config)  # P lists of token ids
+    asked = [problem for problem in problems for _ in range(config.group_size)]  # B
+    prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
+    ids, mask, logprobs, entropy = generate(model, prompts, config, generator)
+    completions = common.decode(model, tokenizer, ids)
+    correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
+    return Rollout(
+        problems=asked,
+        prompts=prompts,
+        completions=completions,
+        completion_ids=ids,
+        mask=mask,
+        logprobs=logprobs,
+        entropy=entropy,
+        truncated=1 - common.is_end(ids, model).long().amax(1),
+        correct=torch.tensor(correct, dtype=torch.long),
+        completions_sampled=len(mask),
+        tokens_sampled=int(mask.sum()),
+    )
+
+
+def sample_batch(model, tokenizer, task, config, step):
+    """One training batch: P fresh problems, one group each -> (rollout, rewards (P, G, K))."""
+    problems = task.sample(config.prompts_per_step, common.stream(config.seed, "problems", step))
+    generator = common.torch_stream(config.seed, "sampling", step)
+    rollout = sample_groups(model, tokenizer, problems, config, generator)
+    return rollout, compute_rewards(rollout.problems, rollout.completions, config)
+
+
+# ---- Reward, advantage, loss --------------------------------------------------------------------
+
+
+def compute_rewards(problems, completions, config):
+    """Raw reward components (P, G, K), in the order of config.reward_components."""
+    rewards = [
+        [REWARDS[name](text, problem) for name in config.reward_components]
+        for text, problem in zip(completions, problems, strict=True)
+    ]
+    return torch.tensor(rewards).view(-1, config.group_size, len(config.reward_components))
+
+
+def compute_advantages(rewards, config):
+    """Rewards (P, G, K) -> advantages (P, G)."""
+    pooled = (rewards * torch.tensor(config.reward_weights)).sum(-1)  # (P, G)
+    centred = pooled - pooled.mean(1, keepdim=True)
+    advantages = centred / (pooled.std(1, keepdim=True) + 1e-4)  # sample std
+    # Equal rewards can differ from their float32 mean by rounding: no signal is exactly 0.
+    no_signal = pooled.amax(1, keepdim=True) - pooled.amin(1, keepdim=True) < 1e-6
+    return advantages.masked_fill(no_signal, 0.0)
+
+
+def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
+    """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
+    ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
+    moved = torch.exp(logprobs) - torch.exp(old_logprobs)  # (B, T)  <- clip width
+    stopped = torch.where(advantages > 0, moved > config.clip_high, moved < -config.clip_low)
+    weight = (ratio.clamp(max=config.max_ratio) * ~stopped).detach()
+    surrogate = weight * advantages * logprobs
+    log_ref_ratio = ref_logprobs - logprobs
+    kl_ref = torch.exp(log_ref_ratio) - log_ref_ratio - 1  # k3, never negative
+    token_loss = -surrogate + config.kl_coef * kl_ref
+    metrics = {
+        "ratio": ratio,
+        "clipped_low": (advantages < 0) & stopped,  # <- clip width
+        "clipped_high": (advantages > 0) & stopped,
+        "kl_ref": kl_ref,
+    }
+    return token_loss, metrics
+
+
+def aggregate_loss(token_loss, mask, num_sequences, num_tokens, config):
+    """Token losses (b, T) of one micro-batch -> its share of the minibatch's loss, a scalar.
+
+    num_sequences and num_tokens count the whole minibatch, so that micro-batches add up.
+    """
+    per_sequence = (token_loss * mask).sum(1) / mask.sum(1)  # (b,) 1/|o|
+    return per_sequence.sum() / num_sequences
+
+
+# ---- Update -------------------------------------------------------------------------------------
+
+
+def completion_logprobs(model, rollout, rows, config):
+    """Log-probs (b, T') of the completions of `rows`, T' the longest of them; 0 off the mask."""
+    with common.autocast(config):
+        logits, prefix = engine.completion_logits(model, rollout, rows)  # (n, V), (b, T')
+    T = prefix.shape[1]  # token t of row i follows prefix[i, t], one of n distinct prefixes
+    ids = rollout.completion_ids[rows, :T]
+    return engine.log_softmax_at(logits, prefix, ids, config.temperature) * rollout.mask[rows, :T]
+
+
+@torch.no_grad()
+def over_rollout(function, model, rollout, config):
+    """function(model, rollout, rows, config) of a whole rollout, (B, T), without gradient."""
+    values = torch.zeros_like(rollout.mask)
+    for rows in engine.pack_rows(rollout, range(len(values)), config):
+        part = function(model, rollout, rows, config)  # (b, T')
+        values[rows, : part.shape[1]] = part
+    return values
+
+
+def update_policy(model, optimizer, rollout, advantages, config):
+    """Several optimizer steps on one rollout, whole groups in each; advantages (P, G) or (B, T)."""
+    advantages = advantages.reshape(len(rollout.mask), -1).to(common.DEVICE)  # (B, 1) or (B, T)
+    metrics = measures.TokenMetrics(advantages)
+    for minibatch in torch.arange(len(advantages)).chunk(config.minibatches):
+        num_sequences = len(minibatch)
+        if not advantages[minibatch].any():
+            continue  # no signal, no step: Adam's momentum alone would move the weights
+        num_tokens = rollout.mask[minibatch].sum()
+        for rows in engine.pack_rows(rollout, minibatch.tolist(), config):
+            logprobs = completion_logprobs(model, rollout, rows, config)  # (b, T')
+            T = logprobs.shape[1]
+            mask = rollout.mask[rows, :T]
+            old = rollout.logprobs[rows, :T]
+            ref = rollout.ref_logprobs[rows, :T]
+            A = advantages[rows, :T]
+            token_loss, stats = policy_loss(logprobs, old, ref, A, mask, config)
+            aggregate_loss(token_loss, mask, num_sequences, num_tokens, config).backward()
+            stats["kl_old"] = torch.exp(logprobs - old) - 1 - (logprobs - old)  # k3
+            metrics.add(stats, mask, rollout.entropy[rows, :T])
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        metrics.grad_norms.append(norm.item())
+        optimizer.step()
+        optimizer.zero_grad()
+    return metrics.summary()
+
+
+# ---- Evaluation, training -----------------------------------------------------------------------
+
+
+def evaluate(model, tokenizer, problems, config):
+    """Rollouts of one completion per problem, from a random stream that training never touches."""
+    one_each = replace(config, group_size=1)
+    generator = common.torch_stream(config.seed, "evaluation")
+    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
+
+
+def train(config):
+    """The whole run: evaluate, then sample, score, update, again and again."""
+    run = session.Run(config, __file__)
+    task = CountdownTask.from_config(config)
+    held_out = task.held_out(config.eval_problems)
+    model, tokenizer = run.load(held_out)
+    reference, _ = common.load_model(config.model)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True
+    )
+    for step in run.steps(model, tokenizer, optimizer=optimizer):
+        if step > 0:  # step 0 only evaluates
+            rollout, rewards = sample_batch(model, tokenizer, task, config, step)
+            run.lap("sampling")
+            if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
+                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
+            advantages = compute_advantages(rewards, config)
+            update = update_policy(model, optimizer, rollout, advantages, config)
+            run.lap("updating")
+            run.log(step, {**measures.describe(rollout, rewards, config), **update})
+        if step in (0, config.steps) or (config.eval_every and step % config.eval_every == 0):
+            run.log_evaluation(step, evaluate(model, tokenizer, held_out, config))
+
+
+if __name__ == "__main__":
+    session.launch(train, Config, __doc__)
