@@ -34,6 +34,7 @@ DROPPED = {
 MASKED = ("zoo.deepseek_v32:sampler",)
 ARMS = {
     "fine_believed": Arm("grpo", FAR),
+    "bf16_believed": Arm("grpo", FAR, sampler="bf16"),
     "fp8_believed": Arm("grpo", FAR, sampler="fp8"),
     "fp8_capped": Arm("zoo.tis", FAR, sampler="fp8"),
     "int4_believed": Arm("grpo", FAR, sampler="int4"),
