@@ -140,6 +140,9 @@ def runs_it(row):
         return f"`{row.here}`"
     if row.here.startswith("exercise "):
         return f"[{row.here}](exercises.md)"
+    if row.here.startswith("page "):
+        page = f"{row.here.removeprefix('page ')}.md"
+        return f"its lines are in [{page}]({page})"
     return row.here
 
 
@@ -191,29 +194,31 @@ ten minutes: [place your own](place_your_own.md).
 
 def draw():
     """A row for each method over time, a column for each axis; a dot where it moves."""
-    found = sorted(rows(), key=lambda row: row.year, reverse=True)
+    found = sorted(rows(), key=lambda row: row.year)
+    half = (len(found) + 1) // 2
+    figure, halves = plt.subplots(1, 2, figsize=(13, 0.19 * half + 1.2), layout="constrained")
+    for axes, part in zip(halves, (found[:half], found[half:]), strict=True):
+        draw_rows(axes, part)
+        axes.set_ylim(half - 0.3, -0.7)  # the oldest on top
+    save(figure, "atlas", "Filled: runs here, as a script or a command. python -m plots.atlas")
+
+
+def draw_rows(axes, part):
+    """Some rows of the table, one below the other."""
     columns = [*MOVES]
-    figure, axes = plt.subplots(figsize=(8.5, 0.17 * len(found) + 1.2), layout="constrained")
-    for y, row in enumerate(found):
-        axes.axhline(y, color="#eeeeee", lw=0.6, zorder=0)
-        here = not row.here.startswith("not here")
-        for move in row.moves:
-            axes.scatter(
-                columns.index(move),
-                y,
-                s=26,
-                color=COLOURS[0] if here else "white",
-                edgecolors=COLOURS[0] if here else "#777777",
-                linewidths=1,
-            )
-    axes.set_yticks(range(len(found)), [f"{row.name}  {row.year}" for row in found], fontsize=5.5)
+    for y, row in enumerate(part):
+        axes.axhline(y, color="#e4e4e4", lw=0.7, zorder=0)
+        colour = "#777777" if row.here.startswith("not here") else COLOURS[0]
+        style = {"color": "white" if colour == "#777777" else colour, "edgecolors": colour}
+        places = [columns.index(move) for move in row.moves]
+        axes.scatter(places, [y] * len(places), s=34, linewidths=1.1, **style)
+    axes.set_yticks(range(len(part)), [f"{row.name}  {row.year}" for row in part], fontsize=8)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(len(columns)), [move.replace("_", " ") for move in columns], fontsize=8)
+    axes.set_xticks(range(len(columns)), [move.replace("_", " ") for move in columns], fontsize=9)
     axes.tick_params(length=0)
     plt.setp(axes.get_xticklabels(), rotation=40, ha="left")
-    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(-0.7, len(found) - 0.3))
+    axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.spines[:].set_visible(False)
-    save(figure, "atlas", "Filled: runs here, as a script or a command. python -m plots.atlas")
 
 
 def main():

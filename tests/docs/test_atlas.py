@@ -32,6 +32,9 @@ def test_what_runs_a_row_is_there():
     for row in ROWS:
         if row.here.startswith("exercise "):
             assert f"\n## {row.here.removeprefix('exercise ')}. " in exercises, row.name
+        elif row.here.startswith("page "):
+            page = HERE / f"docs/{row.here.removeprefix('page ')}.md"
+            assert row.arxiv in page.read_text(encoding="utf-8"), row.name
         elif row.here.startswith("not here: "):
             assert 0 < len(row.here.removeprefix("not here: ")) <= 60, row.name
         else:
