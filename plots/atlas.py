@@ -160,7 +160,7 @@ def atlas():
     lines = [INTRODUCTION.format(count=len(found))]
     for title, part in (
         (f"A script: {len(scripts)}", scripts),
-        (f"A command: {len(commands)}", commands),
+        (f"A command, an exercise or a page: {len(commands)}", commands),
         (f"Not here, and why: {len(absent)}", absent),
     ):
         lines += ["", f"## {title}", ""]
