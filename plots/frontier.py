@@ -1,7 +1,5 @@
 """The seventh axis and the methods of 2026, measured: docs/lab/sampler.md says what it means."""
 
-import itertools
-
 import numpy as np
 
 from experiments.curves import load, mean_over
@@ -47,6 +45,7 @@ def draw_lines(axes, arms, metric):
     for index, (arm, label) in enumerate(arms.items()):
         draw_seeds(axes, arm, metric, label, index)
     axes.set_xlabel("step (one rollout each)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     legend(axes)
 
 
@@ -59,8 +58,8 @@ def draw_mismatch():
     distance.set(title="how far the sampler is: KL(mu || pi_old)", ylabel="nats per token (k3)")
     draw_lines(spread, SAMPLERS, "sampler_spread")
     spread.set(title="how much that differs from token to token", ylabel="std of log pi_old / mu")
-    distance.set_yscale("log")
-    spread.set_yscale("log")
+    distance.set(yscale="log", ylim=(1e-7, 2))  # old rollouts begin at 0
+    spread.set(yscale="log", ylim=(3e-4, 5))
     draw_lines(coarse, COARSE, "accuracy")
     coarse.set(title="trained on an int4 sampler's rollouts, 16 updates each")
     draw_lines(old, OLD, "accuracy")
@@ -129,13 +128,16 @@ def draw_group_weights(axes):
     for index, (arm, label) in enumerate(UNITS.items()):
         found = {}
         for rows in load(arm).values():
-            for right, weight in itertools.chain(*(row.get("weight_by_right", ()) for row in rows)):
-                found.setdefault(right, []).append(weight)
-        counts = sorted(right for right, shares in found.items() if right and len(shares) >= 5)
+            for row in rows:
+                groups = [group for group in row.get("weight_by_right", ()) if group[1]]
+                mean = np.mean([weight for _, weight in groups]) if groups else 1
+                for right, weight in groups:
+                    found.setdefault(right, []).append(weight / mean)
+        counts = sorted(right for right, shares in found.items() if len(shares) >= 5)
         means = [np.mean(found[right]) for right in counts]
         axes.plot(counts, means, label=label, **marked(index))
     axes.set(title="MaxRL: which groups weigh", xlabel="right completions of 16")
-    axes.set_ylabel("weight of the group, mean 1")
+    axes.set_ylabel("weight over that of all groups with signal")
     legend(axes)
 
 
