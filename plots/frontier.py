@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.curves import load, mean_over
+from experiments.curves import curve, load, mean_over, tokens_at
 from experiments.effects import pass_at
 from experiments.probes import RATIO_EDGES
 from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
@@ -176,6 +176,28 @@ def draw_methods():
     )
 
 
+def draw_teacher():
+    """Held-out accuracy over tokens: told at every token by a teacher, or once by the verifier."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    arms = {"grpo": "grpo.py", "distilled": "a teacher at every token (exercise 17)"}
+    for index, (arm, label) in enumerate(arms.items()):
+        lines = []
+        for rows in load(arm).values():
+            steps, accuracy = curve(rows, "eval_accuracy")
+            lines.append(([tokens_at(rows, step) / 1e3 for step in steps], accuracy))
+            axes.plot(*lines[-1], color=COLOURS[index], lw=0.6, alpha=0.35)
+        axes.plot(*np.mean(lines, 0), label=label, **marked(index))
+    axes.set(xlabel="thousand tokens generated", ylabel="held-out accuracy", ylim=(0, 0.9))
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    save(
+        figure,
+        "teacher",
+        f"{seeds_of(*arms)} per arm (thin), mean (thick). The teacher is grpo.py's model of "
+        "step 30,\nseed 11. python -m experiments.run --only exercises defaults",
+    )
+
+
 def draw():
     draw_mismatch()
     draw_methods()
+    draw_teacher()
