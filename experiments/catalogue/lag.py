@@ -22,12 +22,13 @@ AGED_SCRIPTS = {  # the loss: its arm, but for the lag and the learning rate
     "cispo": Arm("cispo", AGED),
     "reinforce": Arm("grpo", {**AGED, "kl_coef": 0.0}, {"policy_loss": "experiments.lag"}),
 }
+COMPARED_ELSEWHERE = ("grpo_4_mid", *(f"reinforce_4_{name}" for name in RATES))
 ARMS = {
     f"aged_{loss}_{lag}_{name}": replace(
         arm,
         flags={**arm.flags, "learning_rate": rate},
         lag=lag,
-        seeds=SEEDS if lag == 4 else SEEDS[:3],  # other experiments compare with these
+        seeds=SEEDS if f"{loss}_{lag}_{name}" in COMPARED_ELSEWHERE else SEEDS[:3],
     )
     for loss, arm in AGED_SCRIPTS.items()
     for lag, (name, rate) in itertools.product((0, *LAGS), RATES.items())
