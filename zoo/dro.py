@@ -17,7 +17,7 @@ Coordinates on the seven axes:
 
 The method in code:
     surrogate = advantages * logprobs
-    token_loss = -surrogate + config.kl_coef * log_ratio**2 / 2
+    token_loss = -surrogate + config.kl_coef * (logprobs - old_logprobs) ** 2 / 2
 
 vs grpo.py: 1) REINFORCE's surrogate: no ratio, no clip; 2) a spring to the old policy holds
     instead, and pulls a token back the harder the further it has moved, where a clip lets go of it.
@@ -199,12 +199,11 @@ def compute_advantages(rewards, config):
 
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
-    log_ratio = logprobs - old_logprobs  # (B, T)
-    ratio = torch.exp(log_ratio)  # it is logged, and has no part in the loss  <- clip width
-    surrogate = advantages * logprobs  # <- clip width: none
+    ratio = torch.exp(logprobs - old_logprobs)  # (B, T)
+    surrogate = advantages * logprobs  # <- clip width: none; the ratio is logged, and no more
     log_ref_ratio = ref_logprobs - logprobs
     kl_ref = torch.exp(log_ref_ratio) - log_ref_ratio - 1  # k3, never negative
-    token_loss = -surrogate + config.kl_coef * log_ratio**2 / 2  # <- KL: to the old policy
+    token_loss = -surrogate + config.kl_coef * (logprobs - old_logprobs) ** 2 / 2  # <- KL: a spring
     metrics = {
         "ratio": ratio,
         # <- clip width: nothing is clipped
