@@ -92,7 +92,7 @@ CONTRACT = {
     "zoo.sapo": Contract(16, INSTEAD, set()),
     "zoo.dppo": Contract(20, INSTEAD, set()),
     "zoo.maxrl": Contract(12, STD | {"Config": {"length + std"}}, set()),
-    "zoo.dro": Contract(16, BOTH, set()),
+    "zoo.dro": Contract(13, BOTH, set()),
 }
 
 
