@@ -84,16 +84,6 @@ def test_the_list_loads_no_torch_and_composes_nothing():
     assert "  kl_0             5/5  python grpo.py --seed 1 --steps 20" in "\n".join(listed)
 
 
-@pytest.mark.slow
-def test_a_student_needs_no_scipy():
-    """Whoever installed requirements.txt alone has curves, and the tools that read them."""
-    program = "import sys; sys.modules['scipy'] = None; "
-    program += "import experiments.catalogue, experiments.curves as curves; "
-    program += "import tools.compare, tools.diagnose, tools.play; print(len(curves.load('grpo')))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
-    assert done.stdout.split() == ["5"], done.stderr
-
-
 # ---- The packed logs ----------------------------------------------------------------------------
 
 

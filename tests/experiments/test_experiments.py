@@ -122,20 +122,30 @@ def test_what_a_vote_gets_right():
 
 
 def test_zeroed_tokens_are_counted_by_class():
-    """A number is clipped away below, a retry point above; CISPO zeroes none."""
+    """A number is clipped away below, a retry point above; CISPO zeroes none.
+
+    What is left of the three tokens' gradient is the second number's, at ratio 1: a weight of 1.
+    """
     watch = probes_of_nothing()
     watch.classes = {"retry_point": [1], "number": [2, 3]}
     watch.ids, watch.switched = torch.tensor([[1, 2, 3, 1]]), None
     old = torch.zeros(1, 4)
-    new, mask = torch.tensor([[0.5, -0.5, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    new = torch.tensor([[0.5, -0.5, 0.0, 0.0]], requires_grad=True)
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    advantages = torch.tensor([[2.0, -2.0, 2.0, 2.0]])
     low, high = torch.tensor([[0, 1, 0, 0]]).bool(), torch.tensor([[1, 0, 0, 0]]).bool()
     metrics = {"clipped_low": low, "clipped_high": high}
-    watch.see_policy_loss((None, metrics), new, old, None, mask, None)
+    loss = torch.where(low | high, 0.0, -advantages * torch.exp(new - old))
+    watch.see_policy_loss((loss, metrics), new, old, None, advantages, mask, None)
     found = watch.summary()
+    for sign, tokens in (("up", 2), ("down", 1)):
+        counts, weights = zip(*found["weight_by_ratio"][sign], strict=True)
+        assert sum(counts) == tokens and sum(weights) == pytest.approx(tokens - 1)
     assert found["zeroed_retry_point"] == 1.0 and found["zeroed_number"] == 0.5
     assert found["log_ratio_rms"] == pytest.approx(math.sqrt(0.5 / 3))
     assert found["sequence_log_ratio_rms"] == pytest.approx(0, abs=1e-7)
-    watch.see_policy_loss((None, {"clipped_high": high}), new, old, None, mask, None)
+    capped = (loss, {"clipped_high": high})
+    watch.see_policy_loss(capped, new, old, None, advantages, mask, None)
     assert watch.summary()["zeroed_retry_point"] == 0
 
 
