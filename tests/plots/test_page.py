@@ -288,7 +288,7 @@ def test_code_comes_first(page):
         assert label == page.inner_text("#where")
     page.keyboard.press("p")
     assert page.inner_text("#where").startswith(f"change {changes} of {changes}")
-    page.locator("#code .docstring summary").click()
+    page.locator("#code .docstring > summary").click()
     assert page.locator("#code .docstring .hunk").first.is_visible()
 
 
@@ -353,20 +353,20 @@ def test_a_script_without_documents(browser, tmp_path, monkeypatch):
     """As in exercise 7: the page has its code, its coordinates and its method, and no story."""
     (tmp_path / "zoo").mkdir()
     source = source_of("grpo")
-    moved = source.replace("GRPO: Group", "SAPO: Soft", 1).replace("symmetric, 0.2", "soft", 1)
+    moved = source.replace("GRPO: Group", "MINE: Soft", 1).replace("symmetric, 0.2", "soft", 1)
     (tmp_path / "grpo.py").write_text(source, encoding="utf-8")
-    (tmp_path / "zoo/sapo.py").write_text(moved, encoding="utf-8")
+    (tmp_path / "zoo/mine.py").write_text(moved, encoding="utf-8")
     monkeypatch.setattr(reader, "HERE", tmp_path)
     path = tmp_path / "page.html"
-    path.write_text(side_by_side.page(["grpo", "zoo.sapo"]), encoding="utf-8")
-    with opened(browser, path, "grpo..sapo") as page:
-        page.locator("#map").get_by_role("button", name="sapo.py").press("Enter")
+    path.write_text(side_by_side.page(["grpo", "zoo.mine"]), encoding="utf-8")
+    with opened(browser, path, "grpo..mine") as page:
+        page.locator("#map").get_by_role("button", name="mine.py").press("Enter")
         story = page.inner_text("#story").split("\n")
-        assert story == ["SAPO (zoo/sapo.py)", "its code against grpo.py"]
+        assert story == ["MINE (zoo/mine.py)", "its code against grpo.py"]
         row = page.locator("#map tr.chosen").inner_text().split("\t")
-        assert row == ["sapo.py", "=", "soft", "=", "=", "=", "=", ""]
+        assert row == ["mine.py", "=", "soft", "=", "=", "=", "=", "=", ""]
         page.keyboard.press("m")
-        assert page.inner_text("#where").endswith("of zoo/sapo.py")
+        assert page.inner_text("#where").endswith("of zoo/mine.py")
         assert page.locator("#charts figcaption").first.inner_text() == "grpo.py"
 
 
