@@ -124,12 +124,17 @@ def meets(wanted, owner):
 
 
 def merge(edits):
-    """grpo.py's code with all edits; InputError if two parts rewrite the same line."""
+    """grpo.py's code with all edits; InputError if two parts rewrite the same line.
+
+    Where two parts add lines at one place, those that go on with a class or function of grpo.py
+    stand before those that open another.
+    """
+    old = code_lines(source_of("grpo"))
     before = defaultdict(list)
     instead = {}
     for edit in edits:
         if not edit.replaces:
-            before[edit.at].append(edit.line)
+            before[edit.at].append(edit)
         elif instead.setdefault(edit.at, edit).script != edit.script:
             other = instead[edit.at]
             raise InputError(
@@ -137,8 +142,11 @@ def merge(edits):
                 f"rewrite the same line of {edit.place}; name the axes to take"
             )
     lines = []
-    for at, line in enumerate([line for line, _ in code_lines(source_of("grpo"))]):
-        lines += before[at]
+    for at, (line, _) in enumerate(old):
+        open_place = old[at - 1][1]  # of the line above: a class, a function, or "between" them
+        first = [edit for edit in before[at] if edit.place == open_place != "between"]
+        then = [edit for edit in before[at] if edit not in first]
+        lines += [edit.line for edit in first + then]
         lines += [instead[at].line] if at in instead else [line]
     return "\n".join(line for line in lines if line is not None) + "\n"
 
