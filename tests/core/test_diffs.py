@@ -72,7 +72,7 @@ MUTATIONS = {
     "changed comment": lambda s: swap(s, "# EOS is trained", "# eos is trained"),
     "changed default": lambda s: swap(s, "steps: int = option(30", "steps: int = option(3"),
     "marked, but not its function": lambda s: swap(
-        s, "optimizer.zero_grad()", "optimizer.zero_grad(True)  # <- sampling: no"
+        s, '"evaluation")\n', '"evaluation", 0)  # <- sampling: no\n'
     ),
     "function renamed": lambda s: s.replace("over_rollout", "over_all"),
     "options reordered": lambda s: swap(
@@ -81,7 +81,7 @@ MUTATIONS = {
     "markers removed": lambda s: s.replace("# <-", "#"),
     "an option that is not there": lambda s: swap(s, "config.max_grad_norm)", "config.max_norm)"),
     "no ratio to log": lambda s: swap(s, '        "ratio": ratio,\n', ""),
-    "a symbol without a meaning": lambda s: swap(s, "    L    = ", "    L    = q_i "),
+    "a symbol without a meaning": lambda s: swap(s, "    L    = ", "    L    = z_i "),
     "another surrogate": lambda s: re.sub(
         r"(\n    L    = .*?sum_[it] (?:\[ )?-)", r"\1r_it A_i + ", s, count=1
     ),
