@@ -12,7 +12,7 @@ from runtime import chat, hub, model_files
 import torch
 import transformers
 
-from countdown_task import InputError, prompt_text
+from tasks import InputError
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -66,7 +66,7 @@ def encode_prompts(model, tokenizer, problems, config):
     """
     check_size(len(problems) * config.group_size, config)
     try:
-        encoded = [chat.prompt_ids(tokenizer, prompt_text(problem)) for problem in problems]
+        encoded = [chat.prompt_ids(tokenizer, problem.prompt()) for problem in problems]
     except Exception as error:  # a chat template is somebody else's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
     vocabulary = model.get_input_embeddings().num_embeddings

@@ -2,7 +2,12 @@
 
     python -m base_model.warm_start     # at most 20 minutes on 2 cores; writes base_model/
 
-and, from that base, one that hardly ever tries again (docs/lab/failure_curves.md, the take-off):
+from that base, one that answers questions with a worked solution in their data (docs/own_task.md):
+
+    python -m base_model.warm_start --start base_model --task tasks.question_task --steps 400 \
+        --learning_rate 1e-3 --output_dir runs/questions
+
+and one that hardly ever tries again (docs/lab/failure_curves.md, the take-off):
 
     python -m base_model.warm_start --start base_model --retry 0.02 --steps 400 \
         --learning_rate 1e-3 --output_dir runs/seldom_wait     # a minute
@@ -39,15 +44,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import common
 import grpo
-from countdown_task import (
-    OPERATORS,
-    PROMPT,
-    CountdownTask,
-    InputError,
-    format_reward,
-    printable,
-    prompt_text,
-)
+from countdown_task import OPERATORS, PROMPT, CountdownTask, Problem
+from tasks import InputError, printable
+from tasks.tags import is_formatted
 
 RETRY = 0.3  # --retry: the base's habit of trying again after a failed line
 GIVE_UP = 0.1  # share of lines after which a trace ends without a hit
@@ -132,7 +131,13 @@ def search_lines(problem):
 
 
 def trace(problem, rng):
-    """[(text, loss weight)] of one search; the weight is None where it retries or gives up."""
+    """[(text, loss weight)] of one search; the weight is None where it retries or gives up.
+
+    Of a problem that is no Countdown, of its worked solution.
+    """
+    if not isinstance(problem, Problem):
+        conclusion = f"</think>\n<answer>{problem.result}</answer>"
+        return [(problem.work, PLAIN), (conclusion, PLAIN)]
     lines = list(search_lines(problem).items())
     rng.shuffle(lines)
     pairs = {first: set(re.findall(r"\d+", first)) for first, _ in lines}
@@ -163,10 +168,10 @@ def trace(problem, rng):
 class Traces:
     """Batches of training examples: (ids, labels, weights), each (rows, L), right-padded."""
 
-    def __init__(self, tokenizer, seed, retry=RETRY):
+    def __init__(self, tokenizer, seed, retry=RETRY, task=None):
         self.tokenizer = tokenizer
         self.rng = random.Random(seed)
-        self.task = CountdownTask()
+        self.task = task or CountdownTask()
         self.retry = retry
         self.retry_or_stop = tokenizer.convert_tokens_to_ids(["\nwait ", "</think>"])
         self.known = {}
@@ -177,7 +182,7 @@ class Traces:
         return self.known[text]
 
     def example(self, problem):
-        chat = [{"role": "user", "content": prompt_text(problem)}]
+        chat = [{"role": "user", "content": problem.prompt()}]
         prompt = self.tokenizer.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True
         )
@@ -264,7 +269,7 @@ def quality(model, tokenizer, problems, samples=16):
             problem = rollout.problems[index]
             thought = text.partition("</think>")[0]
             counts["completions"] += 1
-            counts["format"] += format_reward(text, problem)
+            counts["format"] += is_formatted(text)
             for a, symbol, b, result in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", thought):
                 counts["steps"] += 1
                 possible = symbol != "/" or int(b) > 0

@@ -19,7 +19,7 @@ from pathlib import Path
 from compose import composition
 from compose.reader import HERE, short
 from compose.rules import PRESETS
-from countdown_task import InputError, printable
+from tasks import InputError, printable
 
 
 def listing():

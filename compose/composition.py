@@ -16,7 +16,7 @@ from compose.edits import MOVES, edits_of
 from compose.reader import code_lines, parent, parts_named, scripts, short, source_of
 from compose.rules import CAUTIONS, CLASHES, INTERACTIONS, TOGETHER
 from compose.text import docstring
-from countdown_task import InputError
+from tasks import InputError
 
 
 @dataclass(frozen=True)

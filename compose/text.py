@@ -22,7 +22,7 @@ from compose.reader import (
     without_remark,
 )
 from compose.rules import ONE_EACH, PER_TOKEN, UNDIVIDED
-from countdown_task import InputError
+from tasks import InputError
 
 SYMBOL = re.compile(r"\b(?!o_)[A-Za-z]_i[tk]?\b")
 RATIOS = ("s_i", "r_it")

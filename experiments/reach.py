@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import common
 import grpo
-from countdown_task import CountdownTask, InputError, printable
+from countdown_task import CountdownTask
 from experiments.catalogue.beyond import RARE
+from tasks import InputError, printable
 
 TAUGHT = CountdownTask()  # the ranges that base_model.warm_start draws from
 TRIES = 16

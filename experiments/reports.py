@@ -12,7 +12,6 @@ import numpy as np
 from scipy import stats
 
 from compose.reader import HERE
-from countdown_task import printable
 from experiments import compositions
 from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, SCRIPTS
 from experiments.catalogue.bundles import ABLATIONS
@@ -21,6 +20,7 @@ from experiments.curves import curve, load, mean_over, tokens_at
 from experiments.effects import all_measured, fell, number, pass_at, saturating_fit
 from experiments.runs import committed
 from experiments.symptoms import findings
+from tasks import printable
 
 CEILINGS = {  # experiment: what its table is headed
     "defaults": "30 steps at the defaults, 256 new tokens",

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from runtime.run_folder import read_jsonl
 
-from countdown_task import InputError, printable
 from experiments import archive
 from experiments.catalogue import ARMS
+from tasks import InputError, printable
 
 NEEDED = {"step", "reward", "accuracy", "length", "entropy"}  # in the row of a training step
 

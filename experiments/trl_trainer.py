@@ -17,9 +17,10 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 import common
-from countdown_task import REWARDS, InputError, Problem
+from countdown_task import REWARDS, Problem
 from experiments import problems
 from experiments.catalogue import SCRIPTS
+from tasks import InputError
 
 TRAINERS = {
     **dict.fromkeys(SCRIPTS, (GRPOTrainer, GRPOConfig)),

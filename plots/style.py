@@ -7,8 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from compose.reader import HERE
-from countdown_task import InputError
 from experiments.curves import curve, load
+from tasks import InputError
 
 FIGURES = HERE / "plots/figures"
 # Okabe and Ito's colours, told apart by the colour-blind; line styles for print.

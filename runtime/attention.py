@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 import transformers
 
-from countdown_task import InputError
+from tasks import InputError
 
 NAME = "from_context"  # ours, among transformers' attention implementations
 

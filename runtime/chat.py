@@ -5,7 +5,7 @@ import re
 
 import transformers
 
-from countdown_task import InputError
+from tasks import InputError
 
 # Put before a template that writes a date: its own strftime_now, in Jinja, since transformers hands
 # no function to a template.

@@ -11,7 +11,7 @@ import torch
 
 import common
 from common import DEVICE
-from countdown_task import InputError
+from tasks import InputError
 
 TOLERANCE = 1e-3  # of a log-prob
 WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}

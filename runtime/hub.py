@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import get_session
 
-from countdown_task import InputError
+from tasks import InputError
 
 HERE = Path(__file__).resolve().parent.parent
 PATIENCE = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", 1.5))  # seconds that the hub has to answer

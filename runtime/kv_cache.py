@@ -8,7 +8,7 @@ from runtime.attention import causal_attention, forward
 import torch
 import torch.nn.functional as F
 
-from countdown_task import InputError
+from tasks import InputError
 
 
 class KVCache:

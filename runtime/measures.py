@@ -3,6 +3,7 @@
 docs/metrics.md says what each number means. session.py logs them.
 """
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -186,15 +187,10 @@ def auc(score, right):
 
 
 def transcripts(rollout):
-    """[{numbers, target, right, completion}] of every row."""
+    """[{the problem's fields, right, completion}] of every row."""
     rows = zip(rollout.problems, rollout.correct.tolist(), rollout.completions, strict=True)
     return [
-        {
-            "numbers": problem.numbers,
-            "target": problem.target,
-            "right": bool(right),
-            "completion": text,
-        }
+        {**dataclasses.asdict(problem), "right": bool(right), "completion": text}
         for problem, right, text in rows
     ]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import safetensors
 
-from countdown_task import LFS_POINTER, InputError
+from tasks import InputError
+from tasks.source import LFS_POINTER
 
 TOKENIZERS = ("tokenizer*", "vocab*", "*.tiktoken", "*.model", "*.spm", "tekken.json")
 

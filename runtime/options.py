@@ -6,7 +6,7 @@ import math
 
 import transformers
 
-from countdown_task import InputError, printable
+from tasks import InputError, printable
 
 
 def option(default, help, **bounds):

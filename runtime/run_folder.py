@@ -18,7 +18,7 @@ import filelock
 import safetensors
 import torch
 
-from countdown_task import InputError
+from tasks import InputError
 
 LOGS = ("metrics.jsonl", "samples.jsonl")  # only ever appended to
 NOTHING = [0, hashlib.sha256().hexdigest()]  # bytes of an empty log, and their digest

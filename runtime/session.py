@@ -23,7 +23,7 @@ import torch
 
 import common
 from common import DEVICE
-from countdown_task import InputError, longest_prompts, printable
+from tasks import InputError, printable
 
 
 def launch(train, config_class, description):
@@ -100,15 +100,14 @@ class Run:
     def load(self, problems):
         """(model, tokenizer) to train: the checkpoint of a resumed run, or config.model.
 
-        The engine must be able to run it, and the prompts of `problems`, and of --data, and a whole
-        completion must fit its context: InputError now, and not in mid-run.
+        The engine must be able to run it, and the prompts of `problems` and a whole completion must
+        fit its context: InputError now, and not in mid-run.
         """
         name = str(self.folder.latest()) if self.done >= 0 else self.config.model
         model, tokenizer = common.load_model(name)
         tokenizer.date = datetime.datetime.fromisoformat(self.date)
         one_each = dataclasses.replace(self.config, group_size=1)
-        asked = problems + longest_prompts(self.config.data)
-        prompts = common.encode_prompts(model, tokenizer, asked, one_each)
+        prompts = common.encode_prompts(model, tokenizer, problems, one_each)
         check_model(model, max(map(len, prompts)) + self.config.max_new_tokens)
         return model, tokenizer
 
@@ -275,6 +274,8 @@ class Run:
         print(
             f"{self.tokens:,} tokens generated, {minutes:.1f} minutes, peak memory "
             f"{peak_memory_mb():.0f} MB\nlog: {self.path}/metrics.jsonl, transcripts: "
-            f"{self.path}/samples.jsonl\ntry the model: python -m tools.play 3 7 12 "
-            f"--target 33 --model {shlex.quote(str(self.folder.checkpoint))}"
+            f"{self.path}/samples.jsonl"
         )
+        if self.config.task == "countdown_task":
+            checkpoint = shlex.quote(str(self.folder.checkpoint))
+            print(f"try the model: python -m tools.play 3 7 12 --target 33 --model {checkpoint}")

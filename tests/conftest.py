@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import common
-from countdown_task import Problem, prompt_text
+from countdown_task import Problem
 
 torch.set_num_threads(1)
 CHAT_TEMPLATE = (
@@ -126,7 +126,7 @@ def qwen_folder(tmp_path_factory):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [prompt_text(Problem((n, n + 1, 3), 7 * n)) for n in range(1, 40)]
+    texts = [Problem((n, n + 1, 3), 7 * n).prompt() for n in range(1, 40)]
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|im_end|>"

@@ -24,11 +24,11 @@ from statistics import fmean, stdev
 
 from runtime.intervals import half_width
 
-from countdown_task import InputError, printable
 from experiments.curves import curve
 from experiments.effects import number
 from experiments.runs import committed, read
 from plots.style import COLOURS, STYLES, check_picture, plt
+from tasks import InputError, printable
 
 METRICS = {  # metric: its title
     "accuracy": "right completions",

@@ -17,11 +17,11 @@ import contextlib
 from pathlib import Path
 
 from compose import composition
-from countdown_task import InputError, printable
 from experiments.curves import curve
 from experiments.runs import read
 from experiments.symptoms import SHORTEST, SYMPTOMS, Quarters, component_names, findings
 from plots.style import COLOURS, STYLES, check_picture, legend, plt
+from tasks import InputError, printable
 
 
 def composed(script, found):

@@ -42,9 +42,10 @@ import transformers
 
 import common
 import grpo
-from countdown_task import REWARDS, CountdownTask, InputError, printable
+from countdown_task import REWARDS, CountdownTask
 from experiments import benchmark
 from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
+from tasks import InputError, printable
 from tools import tiny_runs
 
 ON_GPU = common.DEVICE.type == "cuda"

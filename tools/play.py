@@ -18,7 +18,8 @@ from runtime.check import check_model
 
 import common
 import grpo
-from countdown_task import REWARDS, InputError, Problem, printable, prompt_text, solve
+from countdown_task import REWARDS, Problem, solve
+from tasks import InputError, printable
 from zoo import gigpo
 
 
@@ -96,7 +97,7 @@ def main():
         rollout = script.sample_groups(model, tokenizer, [problem], config, generator)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n")
-    print(prompt_text(problem))
+    print(problem.prompt())
     if args.turns:
         show_turns(rollout, tokenizer, config)
     else:

@@ -22,9 +22,9 @@ from dataclasses import replace
 
 from runtime import options
 
-from countdown_task import InputError
 from experiments.catalogue import ARMS, SCRIPTS, ZOO
 from experiments.trl_trainer import TRAINERS, GradientCheck, make_trainer
+from tasks import InputError
 
 MISSING = {"dapo": "TRL does not refill groups without signal: dynamic sampling is left out"}
 

@@ -27,8 +27,8 @@ from runtime import chat, options
 from runtime.run_folder import write_text
 
 import common
-from countdown_task import InputError, prompt_text
 from experiments import problems
+from tasks import InputError
 
 ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -258,7 +258,7 @@ def write_files(script, config, folder, model, tokenizer):
         rows = [
             {
                 "data_source": "countdown",
-                "prompt": [{"role": "user", "content": prompt_text(problem)}],
+                "prompt": [{"role": "user", "content": problem.prompt()}],
                 "ability": "math",
                 "reward_model": {
                     "style": "rule",

@@ -19,7 +19,8 @@ from fractions import Fraction
 
 import torch
 
-from countdown_task import OPERATORS
+from countdown_task import OPERATORS, Problem
+from tasks import InputError
 
 CALL = re.compile(r"(\d{1,6})\s*([-+*/])\s*(\d{1,6})\s*=")
 ILLEGAL = " no, "  # numbers that are not there, or a result that is not a whole number from 0 up
@@ -131,6 +132,11 @@ class Tool:
 
 class Calculator(Tool):
     """Results and verdicts of a search; the state is the numbers left."""
+
+    def __init__(self, tokenizer, problems, ids):
+        if not isinstance(problems[0], Problem):
+            raise InputError("--task: zoo/calculator.py is for Countdown's problems alone")
+        super().__init__(tokenizer, problems, ids)
 
     ends_in = "="
     reply = staticmethod(reply)

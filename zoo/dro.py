@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 
 import common
-from countdown_task import REWARDS, CountdownTask, Problem, is_correct
+import tasks
 
 
 @dataclass
@@ -57,9 +57,10 @@ class Config:
     # This algorithm
     # <- clip width: no bounds
     kl_coef: float = option(0.05, "weight of the square [dro_beta]", at_least=0)  # <- KL
-    reward_components: list[str] = option(["answer", "format"], "K rewards", choices=REWARDS)
+    reward_components: list[str] = option(["answer", "format"], "K rewards of the task")
     reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
     # Task
+    task: str = option("countdown_task", "module that says what the task is")
     operands: int = option(3, "numbers per problem")
     max_number: int = option(12, "numbers run from 1 to this")
     min_target: int = option(10, "smallest target")
@@ -80,7 +81,7 @@ class Config:
 class Rollout:
     """P problems, G completions each: B = P * G rows, problem by problem; T = max_new_tokens."""
 
-    problems: list[Problem]  # B, each G times
+    problems: list  # B problems of the task, each G times
     prompts: list[list[int]]  # B lists of token ids
     completions: list[str]  # B texts
     completion_ids: torch.Tensor  # (B, T)
@@ -151,7 +152,7 @@ def sample_groups(model, tokenizer, problems, config, generator):
     prompts = [prompt for prompt in encoded for _ in range(config.group_size)]  # B
     ids, mask, logprobs, entropy = generate(model, prompts, config, generator)
     completions = common.decode(model, tokenizer, ids)
-    correct = [is_correct(text, problem) for text, problem in zip(completions, asked, strict=True)]
+    correct = [problem.is_correct(text) for problem, text in zip(asked, completions, strict=True)]
     return Rollout(
         problems=asked,
         prompts=prompts,
@@ -181,8 +182,8 @@ def sample_batch(model, tokenizer, task, config, step):
 def compute_rewards(problems, completions, config):
     """Raw reward components (P, G, K), in the order of config.reward_components."""
     rewards = [
-        [REWARDS[name](text, problem) for name in config.reward_components]
-        for text, problem in zip(completions, problems, strict=True)
+        [problem.reward(name, text) for name in config.reward_components]
+        for problem, text in zip(problems, completions, strict=True)
     ]
     return torch.tensor(rewards).view(-1, config.group_size, len(config.reward_components))
 
@@ -284,9 +285,9 @@ def evaluate(model, tokenizer, problems, config):
 def train(config):
     """The whole run: evaluate, then sample, score, update, again and again."""
     run = session.Run(config, __file__)
-    task = CountdownTask.from_config(config)
+    task = tasks.load(config)
     held_out = task.held_out(config.eval_problems)
-    model, tokenizer = run.load(held_out)
+    model, tokenizer = run.load(held_out + task.longest_prompts())
     reference, _ = common.load_model(config.model)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=0.0, fused=True

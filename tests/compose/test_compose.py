@@ -19,7 +19,8 @@ from compose import __main__, composition, reader, rules
 from compose.edits import MOVES, changed_lines, edits_of
 from compose.reader import code_lines, coordinates, source_of
 from compose.rules import CLASHES, INTERACTIONS, PRESETS, TOGETHER
-from countdown_task import CountdownTask, InputError, Problem
+from countdown_task import CountdownTask, Problem
+from tasks import InputError
 from tests.core.test_diffs import seventh, violations
 
 PARTS = composition.composable()

@@ -13,7 +13,9 @@ from fractions import Fraction
 import pytest
 
 import countdown_task as task
-from countdown_task import CountdownTask, InputError, Problem, is_correct, is_held_out, solve
+from countdown_task import CountdownTask, Problem, is_correct, solve
+from tasks import InputError
+from tasks.source import is_held_out
 
 TARGET_24 = Problem((8, 3, 8, 3), 24)
 MAX_CALL_SECONDS = 0.010
@@ -132,7 +134,7 @@ def test_only_the_final_answer_counts(name):
 
 def test_the_prompt_says_what_the_verifier_checks():
     """The three parents prompt for "can be used once" but score "exactly once"."""
-    text = task.prompt_text(Problem((5, 17), 22))
+    text = Problem((5, 17), 22).prompt()
     assert "[5, 17]" in text
     assert "equals 22" in text
     assert "every number exactly once" in text
@@ -558,7 +560,7 @@ def test_read_problems_takes_either_name_and_skips_blank_lines(tmp_path):
         '\ufeff\n{"numbers": [1, 2], "target": 3}\n  \n{"target": 98, "nums": [44, 19], "x": "é"}',
         encoding="utf-8",
     )
-    assert task.read_problems(str(path)) == [Problem((1, 2), 3), Problem((44, 19), 98)]
+    assert task.problems_of(str(path)) == [Problem((1, 2), 3), Problem((44, 19), 98)]
 
 
 GOOD_ROW = '{"numbers": [1, 2], "target": 3}\n'
@@ -584,7 +586,7 @@ def test_a_bad_row_is_an_input_error_that_names_the_row(tmp_path, name):
     path = tmp_path / "d.jsonl"
     path.write_text(GOOD_ROW + "\n" + BAD_ROWS[name] + "\n" + GOOD_ROW, encoding="utf-8")
     with pytest.raises(InputError, match=r"--data .*d.jsonl, row 3: "):
-        task.read_problems(str(path))
+        task.problems_of(str(path))
 
 
 BAD_FILES = {  # name: (content, what the message says)
@@ -615,11 +617,11 @@ def test_parquet_gives_the_same_problems(tmp_path):
     path = tmp_path / "d.parquet"
     columns = {"target": [98, 3], "nums": [[44, 19, 35], [1, 2]]}
     parquet.write_table(pyarrow.table(columns), path)
-    assert task.read_problems(str(path)) == [Problem((44, 19, 35), 98), Problem((1, 2), 3)]
+    assert task.problems_of(str(path)) == [Problem((44, 19, 35), 98), Problem((1, 2), 3)]
     for bad in ({"target": [98, None]}, {"nums": [[1, 2], None]}, {"nums": [[1, 2], [1, -2]]}):
         parquet.write_table(pyarrow.table({**columns, **bad}), path)
         with pytest.raises(InputError, match=r"--data .*d.parquet, row 2: "):
-            task.read_problems(str(path))
+            task.problems_of(str(path))
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
@@ -630,7 +632,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     path = tmp_path / "d.parquet"
     path.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"--data .*d.parquet: pip install pyarrow"):
-        task.read_problems(str(path))
+        task.problems_of(str(path))
 
 
 # ---- The solver ---------------------------------------------------------------------------------

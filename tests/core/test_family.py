@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import common
+import countdown_task
 import dapo
 import gdpo
 import grpo
@@ -347,7 +348,7 @@ def test_two_steps_and_resume(name, llama_folder, tmp_path, monkeypatch):
     script = module(name)
     settings = TINY | ({"overlong_cache": 4} if name == "dapo" else {})
     # A random model is never right: let the length of what it writes decide.
-    monkeypatch.setattr(script, "is_correct", lambda text, problem: len(text) % 2 == 1)
+    monkeypatch.setattr(countdown_task, "is_correct", lambda text, problem: len(text) % 2 == 1)
     monkeypatch.setitem(REWARDS, "answer", lambda text, problem: float(len(text) % 2))
 
     def run(folder, steps, **changes):

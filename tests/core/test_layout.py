@@ -13,11 +13,11 @@ from compose.reader import scripts
 
 # From the ground up: a module imports from its own room and from those before it. Of runtime, three
 # lie below common: they find the models that common loads, look at their files, and ask them.
-ROOMS = ("countdown_task", "runtime.hub", "runtime.model_files", "runtime.chat", "common")
+ROOMS = ("tasks", "countdown_task", "runtime.hub", "runtime.model_files", "runtime.chat", "common")
 ROOMS += ("runtime", "scripts", "compose", "base_model", "experiments", "plots", "tools", "tests")
 TOP_LEVEL = {"grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo", "countdown_task", "common"}
 FILES = [*HERE.glob("*.py")]
-FILES += [file for room in (*ROOMS[5:], "zoo") for file in (HERE / room).rglob("*.py")]
+FILES += [file for room in ("tasks", *ROOMS[6:], "zoo") for file in (HERE / room).rglob("*.py")]
 FILES = [file for file in FILES if not file.name.startswith(".")]
 
 
@@ -72,7 +72,7 @@ def test_no_import_runs_in_a_circle():
 @pytest.mark.parametrize("script", scripts())
 def test_a_script_is_read_alone(script):
     """It imports no other script, and zoo/ no module that grpo.py does without, but for a tool."""
-    helpers = {"common", "countdown_task", "runtime.engine", "runtime.measures", "runtime.session"}
+    helpers = {"common", "tasks", "runtime.engine", "runtime.measures", "runtime.session"}
     helpers |= {"runtime.options"}
     assert imports(MODULES["grpo"]) == helpers
     assert imports(MODULES[script]) <= helpers | {"zoo.calculator"}
@@ -80,7 +80,7 @@ def test_a_script_is_read_alone(script):
 
 def test_the_minimal_helper_is_minimal():
     assert len((HERE / "common.py").read_text(encoding="utf-8").splitlines()) <= 120
-    assert imports(HERE / "common.py") == {"countdown_task", *ROOMS[1:4]}
+    assert imports(HERE / "common.py") == {"tasks", *ROOMS[2:5]}
 
 
 def test_there_are_commands():

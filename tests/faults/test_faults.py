@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 import common
 import dapo
 import grpo
-from countdown_task import CountdownTask, InputError
+from countdown_task import CountdownTask
+from tasks import InputError
 from tests.faults import faults, micro, soak
 from tools import tiny_runs
 

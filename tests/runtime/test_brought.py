@@ -26,8 +26,9 @@ from transformers import (
 import common
 import grpo
 from compose.reader import scripts
-from countdown_task import CountdownTask, prompt_text, read_problems
+from countdown_task import CountdownTask, problems_of
 from experiments import trl_trainer
+from tasks import source
 from tests.conftest import CHAT_TEMPLATE, save_model
 from tests.runtime.test_untrusted import change, refusal, train
 from tools import tiny_runs
@@ -256,7 +257,7 @@ def test_think_is_opened_once(qwen_folder, ending):
 def test_a_template_that_reads_parts_is_given_parts(qwen_folder):
     parts = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}"
     for text, problem in zip(asked(*with_template(qwen_folder, parts)), PROBLEMS, strict=True):
-        assert prompt_text(problem) in text
+        assert problem.prompt() in text
 
 
 def test_a_template_that_leaves_the_problem_out_is_refused(qwen_folder):
@@ -412,7 +413,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", READ)
 def test_files_that_are_read(tmp_path, name):
     (tmp_path / name).write_text(READ[name])
-    found = [(list(p.numbers), p.target) for p in read_problems(str(tmp_path / name))]
+    found = [(list(p.numbers), p.target) for p in problems_of(str(tmp_path / name))]
     assert found == [(row["nums"], row["target"]) for row in ROWS]
 
 
@@ -420,7 +421,7 @@ def test_files_that_are_read(tmp_path, name):
 def test_files_that_are_not(tmp_path, name):
     content, said = REFUSED[name]
     (tmp_path / name).write_bytes(content)
-    line = refusal(read_problems, str(tmp_path / name))
+    line = refusal(problems_of, str(tmp_path / name))
     assert line.startswith(f"--data {tmp_path / name}") and said in line
 
 
@@ -429,12 +430,12 @@ def test_upper_case_parquet(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "D.PARQUET"
     parquet.write_table(pyarrow.table({"target": [3], "nums": [[1, 2]]}), path)
-    assert read_problems(str(path))[0].target == 3
+    assert problems_of(str(path))[0].target == 3
 
 
 def test_a_folder_of_datasets_and_a_hub_id_say_how_to_export(tmp_path):
-    assert "load_from_disk" in refusal(read_problems, str(tmp_path))
-    assert "load_dataset" in refusal(read_problems, "Jiayi-Pan/Countdown-Tasks-3to4")
+    assert "load_from_disk" in refusal(problems_of, str(tmp_path))
+    assert "load_dataset" in refusal(problems_of, "Jiayi-Pan/Countdown-Tasks-3to4")
 
 
 def test_a_large_file_is_read_once_and_split_once(tmp_path, monkeypatch):
@@ -445,20 +446,18 @@ def test_a_large_file_is_read_once_and_split_once(tmp_path, monkeypatch):
     rows = [{"nums": problem.numbers, "target": problem.target} for problem in problems]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     hashed = []
-    import countdown_task
-
-    digest = countdown_task.digest
-    monkeypatch.setattr(countdown_task, "digest", lambda p: hashed.append(p) or digest(p))
+    digest = source.digest
+    monkeypatch.setattr(source, "digest", lambda p: hashed.append(p) or digest(p))
     opened = []
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self) or read(self))
     task = CountdownTask(data=str(path))
-    countdown_task.longest_prompts(str(path))
+    task.longest_prompts()
     assert opened == [path] and len(hashed) == len(problems)
     task.sample(16, common.stream(1))
     assert len(hashed) == len(problems)
     path.write_text(LINES)  # another file of the same name is read
-    assert len(read_problems(str(path))) == 2
+    assert len(problems_of(str(path))) == 2
 
 
 # ---- Where a run is started ---------------------------------------------------------------------

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from countdown_task import InputError
+from tasks import InputError
 
 VOCABULARY = 96
 SMALL = {  # as far as a type's configuration has the names

@@ -15,8 +15,9 @@ from transformers import (
 
 import common
 import grpo
-from countdown_task import REWARDS, CountdownTask, InputError, prompt_text
+from countdown_task import REWARDS, CountdownTask
 from experiments.benchmark import coin, random_chat_model
+from tasks import InputError
 from tests.conftest import save_model
 
 PROBLEMS = CountdownTask().held_out(4)
@@ -159,7 +160,7 @@ def test_prompt(qwen_folder, chat, bos):
     for ids, problem in zip(
         common.encode_prompts(model, tokenizer, PROBLEMS, grpo.Config()), PROBLEMS, strict=True
     ):
-        assert tokenizer.decode(ids) == "<s>" * bos + before + prompt_text(problem) + after
+        assert tokenizer.decode(ids) == "<s>" * bos + before + problem.prompt() + after
 
 
 def test_attention_that_ours_lacks_is_refused(qwen_folder, tmp_path):

@@ -14,7 +14,7 @@ import huggingface_hub
 import pytest
 
 import common
-from countdown_task import InputError
+from tasks import InputError
 
 NAME = "someone/tiny"
 MINUTES = 300  # patience that no loaded machine exhausts

@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
 
 import common
-import countdown_task
 import grpo
-from countdown_task import CountdownTask, InputError, Problem, printable, read_problems
+from countdown_task import CountdownTask, Problem, problems_of
 from experiments import reports
 from plots import side_by_side
+from tasks import InputError, printable
+from tasks.source import is_held_out
 from tests.faults import micro
 from tools import diagnose, play, tiny_runs
 
@@ -241,7 +242,7 @@ ROWS = {
 def test_a_hostile_row_is_named(tmp_path, name):
     path = tmp_path / "ein Pfad mit ümlaut.jsonl"
     path.write_text('{"numbers": [1, 2], "target": 3}\n' + ROWS[name], encoding="utf-8")
-    line = refusal(read_problems, str(path))
+    line = refusal(problems_of, str(path))
     assert line.startswith("--data ") and "row 2" in line and line.isprintable()
 
 
@@ -270,7 +271,7 @@ def test_any_data_file_is_read_or_refused(tmp_path_factory, rows, junk, name):
     }[name]
     path.write_bytes(text.encode() + junk)
     try:
-        assert all(isinstance(problem, Problem) for problem in read_problems(str(path)))
+        assert all(isinstance(problem, Problem) for problem in problems_of(str(path)))
     except InputError as error:
         assert printable(error).startswith("--data ")
 
@@ -301,7 +302,7 @@ def test_a_long_prompt_for_later_is_refused_now(model, tmp_path):
     long = next(
         problem
         for n in range(100)
-        if not countdown_task.is_held_out(problem := Problem((10**60 + n, 10**60), 10**60))
+        if not is_held_out(problem := Problem((10**60 + n, 10**60), 10**60))
     )
     data = data_file(tmp_path, [*problems, long])
     line = refusal(train, model, tmp_path / "run", data=data)

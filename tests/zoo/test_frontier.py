@@ -13,8 +13,8 @@ from trl import GRPOTrainer
 
 import common
 import grpo
-from countdown_task import InputError
 from experiments.coarse import CoarseSampler, rounded
+from tasks import InputError
 from tests.core.test_against_trl import (
     LENGTHS,
     MICRO_BATCHES,

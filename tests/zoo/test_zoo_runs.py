@@ -16,9 +16,11 @@ import pytest
 import torch
 
 import common
+import countdown_task
 import dr_grpo
 import grpo
-from countdown_task import REWARDS, Problem, is_held_out
+from countdown_task import REWARDS, Problem
+from tasks.source import is_held_out
 from zoo import gmpo, reinforce_pp, rloo, spo, ttrl
 
 ZOO = ["rloo", "gmpo", "reinforce_pp", "reinforce_pp_baseline", "spo", "ttrl"]
@@ -191,11 +193,11 @@ def config_of(name, folder, model, **changes):
 
 def judge_by_length(patch, script):
     """A random model is never right: let the length of what it writes decide."""
-    patch.setattr(script, "is_correct", lambda text, problem: len(text) % 2 == 1)
+    patch.setattr(countdown_task, "is_correct", lambda text, problem: len(text) % 2 == 1)
     patch.setitem(REWARDS, "answer", lambda text, problem: float(len(text) % 2))
     patch.setitem(REWARDS, "format", lambda text, problem: float(len(text) % 3 == 0))
     if script is ttrl:
-        patch.setattr(script, "answer_value", lambda text: len(text) % 3 or None)
+        patch.setattr(countdown_task, "answer_value", lambda text: len(text) % 3 or None)
 
 
 def metrics_of(folder):
