@@ -1,12 +1,12 @@
 """The problems that a script would draw, step by step: what other trainers are given."""
 
 import common
-from countdown_task import CountdownTask
+import tasks
 
 
 def of_training(config):
     """prompts_per_step problems of each step, in order, and the task they come from."""
-    task = CountdownTask.from_config(config)
+    task = tasks.load(config)
     drawn = []
     for step in range(1, config.steps + 1):
         stream = common.stream(config.seed, "problems", step)

@@ -17,7 +17,6 @@ from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 import common
-from countdown_task import REWARDS, Problem
 from experiments import problems
 from experiments.catalogue import SCRIPTS
 from tasks import InputError
@@ -59,15 +58,15 @@ def trl_flags(script, config):
     return flags
 
 
-def reward_functions(script, config):
-    """Our reward components, and TRL's own overlong punishment for dapo.py, with their weights."""
+def reward_functions(script, config, drawn):
+    """Our reward components, and TRL's own overlong punishment for dapo.py, with their weights.
+
+    A row of the data set has the index of its problem among those `drawn`.
+    """
 
     def component(name):
-        def function(completions, numbers, target, **_):
-            return [
-                REWARDS[name](text, Problem(tuple(n), t))
-                for text, n, t in zip(completions, numbers, target, strict=True)
-            ]
+        def function(completions, index, **_):
+            return [drawn[i].reward(name, text) for i, text in zip(index, completions, strict=True)]
 
         function.__name__ = name
         return function
@@ -88,10 +87,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
     model, tokenizer = common.load_model(config.model)
     drawn, _ = problems.of_training(config)
     encoded = common.encode_prompts(model, tokenizer, drawn, replace(config, group_size=1))
-    rows = [
-        {"prompt": tokenizer.decode(ids), "numbers": problem.numbers, "target": problem.target}
-        for ids, problem in zip(encoded, drawn, strict=True)
-    ]
+    rows = [{"prompt": tokenizer.decode(ids), "index": index} for index, ids in enumerate(encoded)]
     completions = config.prompts_per_step * config.group_size
     per_update, uneven = divmod(completions, config.minibatches * processes)
     if uneven:
@@ -100,7 +96,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
             f"not split into {config.minibatches} minibatches on {processes} processes"
         )
     per_device = next(n for n in range(min(per_update, 64), 0, -1) if per_update % n == 0)
-    functions, weights = reward_functions(script, config)
+    functions, weights = reward_functions(script, config, drawn)
     chat.end_with_the_turn(tokenizer)
     callbacks = options.pop("callbacks", None)
     settings = {

@@ -20,7 +20,7 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from runtime import chat, options
@@ -36,21 +36,24 @@ ROLLOUT = "actor_rollout_ref.rollout"
 NO_DUAL_CLIP = {f"{ACTOR}.clip_ratio_c": 1e9}
 REWARD_FUNCTION = '''"""The rewards of {script} for verl. Every machine needs the repository."""
 
+import json
 import sys
 
 sys.path.insert(0, {repository!r})
 
-from countdown_task import REWARDS, Problem, is_correct
+from {task} import Problem
 
 WEIGHTS = {weights!r}
 
 
 def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_):
     """score: the weighted sum; acc: what the verifier says; and every component."""
-    problem = Problem(tuple(map(int, ground_truth["numbers"])), int(ground_truth["target"]))
-    parts = {{name: float(REWARDS[name](solution_str, problem)) for name in WEIGHTS}}
+    fields = json.loads(ground_truth)
+    lists = {{name: tuple(value) for name, value in fields.items() if isinstance(value, list)}}
+    problem = Problem(**{{**fields, **lists}})
+    parts = {{name: problem.reward(name, solution_str) for name in WEIGHTS}}
     score = sum(WEIGHTS[name] * part for name, part in parts.items())
-    return {{"score": score, "acc": float(is_correct(solution_str, problem)), **parts}}
+    return {{"score": score, "acc": float(problem.is_correct(solution_str)), **parts}}
 '''
 
 
@@ -120,6 +123,7 @@ def gspo(config):
 def gdpo(config):
     flags = grpo(config) | estimator("gdpo") | {"reward.reward_manager.name": "gdpo"}
     flags["+algorithm.gdpo_reward_keys"] = config.reward_components
+    flags["trainer.use_v1"] = False  # its default trainer hands gdpo no parts of a reward
     return flags | {"+algorithm.gdpo_reward_weights": config.reward_weights}
 
 
@@ -211,7 +215,7 @@ def overrides(script, config, folder, longest, gpus):
         "test_freq": config.eval_every or -1,
         "save_freq": config.checkpoint_every,
         "default_local_dir": str(folder / "checkpoints"),
-        "project_name": "countdown",
+        "project_name": name_of(config.task),
         "experiment_name": f"{script}-seed{config.seed}",
         "logger": ["console"],
     }
@@ -226,6 +230,11 @@ def overrides(script, config, folder, longest, gpus):
         **FLAGS[script](config),
         **{f"trainer.{name}": value for name, value in run.items()},
     }
+
+
+def name_of(task):
+    """countdown_task -> countdown"""
+    return task.rpartition(".")[2].removesuffix("_task")
 
 
 def words_of(flags):
@@ -257,12 +266,12 @@ def write_files(script, config, folder, model, tokenizer):
     for name, part in {"train": drawn, "test": held_out}.items():
         rows = [
             {
-                "data_source": "countdown",
+                "data_source": name_of(config.task),
                 "prompt": [{"role": "user", "content": problem.prompt()}],
                 "ability": "math",
                 "reward_model": {
                     "style": "rule",
-                    "ground_truth": {"numbers": list(problem.numbers), "target": problem.target},
+                    "ground_truth": json.dumps(asdict(problem)),
                 },
                 "extra_info": {"split": name, "index": index},
             }
@@ -281,8 +290,8 @@ def write_files(script, config, folder, model, tokenizer):
     chat.end_with_the_turn(tokenizer)
     tokenizer.save_pretrained(folder / "tokenizer")
     weights = dict(zip(config.reward_components, config.reward_weights, strict=True))
-    source = REWARD_FUNCTION.format(script=script, repository=str(common.HERE), weights=weights)
-    write_text(folder / "reward.py", source)
+    said = {"script": script, "repository": str(common.HERE), "task": config.task}
+    write_text(folder / "reward.py", REWARD_FUNCTION.format(weights=weights, **said))
     return max(map(len, encoded))
 
 

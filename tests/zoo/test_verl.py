@@ -7,6 +7,7 @@ themselves, and its registered functions are called with it (tests/zoo/verl_orac
 import functools
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -199,7 +200,7 @@ def test_prompts_are_ours(model, monkeypatch, capsys, tmp_path, qwen_folder):
     ]
     assert theirs == ours
     assert max(map(len, theirs)) <= data.max_prompt_length
-    truths = [row["reward_model"]["ground_truth"] for row in rows]
+    truths = [json.loads(row["reward_model"]["ground_truth"]) for row in rows]
     assert [(tuple(truth["numbers"]), truth["target"]) for truth in truths] == [
         (problem.numbers, problem.target) for problem in drawn
     ]
