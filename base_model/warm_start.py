@@ -44,10 +44,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import common
 import grpo
+import tasks
 from countdown_task import OPERATORS, PROMPT, CountdownTask, Problem
 from tasks import InputError, printable
 from tasks.tags import is_formatted
 
+COUNTDOWN = "countdown_task"
 RETRY = 0.3  # --retry: the base's habit of trying again after a failed line
 GIVE_UP = 0.1  # share of lines after which a trace ends without a hit
 LARGEST = 99  # results above this are not attempted; numbers up to it are single tokens
@@ -257,6 +259,7 @@ def train(model, traces, args):
 def quality(model, tokenizer, problems, samples=16):
     """What RL starts from, at temperature 1 on held-out problems: {figure: value}."""
     config = grpo.Config(group_size=samples)
+    is_search = isinstance(problems[0], Problem)
     counts = Counter()
     solved = []  # (problems, samples) of each part
     for start in range(0, len(problems), 32):
@@ -270,6 +273,8 @@ def quality(model, tokenizer, problems, samples=16):
             thought = text.partition("</think>")[0]
             counts["completions"] += 1
             counts["format"] += is_formatted(text)
+            if not is_search:
+                continue
             for a, symbol, b, result in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", thought):
                 counts["steps"] += 1
                 possible = symbol != "/" or int(b) > 0
@@ -285,19 +290,23 @@ def quality(model, tokenizer, problems, samples=16):
             counts["retried"] += len(firsts) - 1
             counts["retry points"] += len(firsts) - 1 + (not thought.endswith(" yes"))
     right = torch.cat(solved)
+    found = {
+        "format": counts["format"] / counts["completions"],
+        "solved": right.mean().item(),
+        f"pass@{samples}": right.amax(1).mean().item(),
+        "tokens per completion": counts["tokens"] / counts["completions"],
+    }
+    if not is_search:
+        return found
     verdicts = counts["yes said"] + counts["no said"]
     verdicts_right = counts["yes right"] + counts["no right"]
-    return {
-        "format": counts["format"] / counts["completions"],
+    return found | {
         "arithmetic steps right": counts["steps right"] / max(counts["steps"], 1),
         "verdicts right": verdicts_right / max(verdicts, 1),
         "verdict yes right": counts["yes right"] / max(counts["yes said"], 1),
         "verdict no right": counts["no right"] / max(counts["no said"], 1),
-        "solved": right.mean().item(),
-        f"pass@{samples}": right.amax(1).mean().item(),
         "retries after a failed line": counts["retried"] / max(counts["retry points"], 1),
         "lines that repeat a first step": counts["repeated"] / counts["lines"],
-        "tokens per completion": counts["tokens"] / counts["completions"],
     }
 
 
@@ -307,6 +316,9 @@ def main():
     )
     parser.add_argument("--output_dir", default="base_model", help="where the model goes")
     parser.add_argument("--start", default="", help="model folder to go on from, not from scratch")
+    parser.add_argument(
+        "--task", default=COUNTDOWN, help="module of the task; its data has solutions"
+    )
     parser.add_argument(
         "--retry", type=float, default=RETRY, help="share of retry points taught as wait"
     )
@@ -325,19 +337,21 @@ def main():
         parser.error(f"--output_dir {folder} holds a model: add --overwrite or choose another")
 
     torch.manual_seed(args.seed)
-    if args.start:
-        try:
-            model, tokenizer = common.load_model(args.start)
-        except InputError as error:
-            parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--start", 1))
-    else:
+    try:
+        task = tasks.load(grpo.Config(task=args.task))
+        if not hasattr(task.sample(1, random.Random(0))[0], "work") and args.task != COUNTDOWN:
+            raise InputError(f"--task {args.task}: its problems have no worked solution")
+        model, tokenizer = common.load_model(args.start) if args.start else (None, None)
+    except InputError as error:
+        parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--start", 1))
+    if not args.start:
         tokenizer = make_tokenizer()
         model = make_model(tokenizer)
     print(f"{model.num_parameters():,} parameters, {torch.get_num_threads()} threads")
-    train(model, Traces(tokenizer, args.seed, args.retry), args)
+    train(model, Traces(tokenizer, args.seed, args.retry, task), args)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    problems = CountdownTask().held_out(384)
+    problems = task.held_out(384)
     print(f"saved to {folder}; on {len(problems)} held-out problems, 16 completions each:")
     for name, value in quality(model, tokenizer, problems).items():
         print(f"  {name:32s} {value:.1f}" if "tokens" in name else f"  {name:32s} {value:.1%}")
