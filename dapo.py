@@ -75,6 +75,7 @@ class Config:
     eval_problems: int = option(384, "held-out problems, one completion each", at_least=1)
     checkpoint_every: int = option(10, "steps between checkpoints", at_least=1)
     output_dir: str = option("", "default: runs/<script>-seed<seed>")
+    report_to: str = option("none", "or tensorboard, wandb, trackio, csv", choices=session.TRACKERS)
     resume: bool = option(False, "continue the run in output_dir")
     overwrite: bool = option(False, "replace the run in output_dir")
 

@@ -28,6 +28,8 @@ START = {"step": -1, "tokens": 0, "logs": dict.fromkeys(LOGS, NOTHING)}  # witho
 class RunFolder:
     """config.json, metrics.jsonl, samples.jsonl, checkpoint/ and lock, in one folder.
 
+    A tracker's files may lie beside them (trackers.py).
+
     checkpoint/ is written as checkpoint.new, read back, then renamed; the one before it is kept as
     checkpoint.old until then. Its state.json holds the SHA-256 of all that --resume relies on: the
     checkpoint's files, the logs as far as they had come, and itself.
@@ -89,8 +91,10 @@ class RunFolder:
         is_run = "script" in (config or {}) or all(parts)
         if not resume:
             if is_run and not overwrite:
+                other = "" if settings["output_dir"] else f"take --seed {settings['seed'] + 1} or "
                 raise InputError(
-                    f"{self.path} holds a run: add --resume or --overwrite, or another --output_dir"
+                    f"{self.path} holds a run: add --resume or --overwrite, or {other}another "
+                    "--output_dir"
                 )
             if others and not is_run:
                 raise InputError(
@@ -104,11 +108,11 @@ class RunFolder:
         if config is None and (state is None or file.is_dir()):
             raise self._damaged(file, "it is no JSON file")
         saved = state["settings"] if state else config
-        for key in settings.keys() - {"steps", "threads", "output_dir"}:
+        for key in settings.keys() - {"steps", "threads", "report_to", "output_dir"}:
             if saved.get(key) != settings[key]:
                 raise InputError(
                     f"--resume: the run in {self.path} has {key} {saved.get(key)}, not "
-                    f"{settings[key]}; only --steps and --threads may change"
+                    f"{settings[key]}; only --steps, --threads and --report_to may change"
                 )
         return state or START
 

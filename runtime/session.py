@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from runtime import trackers
 from runtime.check import check_model
 from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
 from runtime.options import check_config, parse_options
@@ -24,6 +25,8 @@ import torch
 import common
 from common import DEVICE
 from tasks import InputError, printable
+
+TRACKERS = ("none", *trackers.WRITERS)  # of --report_to
 
 
 def launch(train, config_class, description):
@@ -79,6 +82,7 @@ class Run:
         if config.resume and not getattr(config, "steps_given", True):
             config.steps = self.folder.saved_steps(config.steps)
         check_config(config)
+        trackers.check_installed(config.report_to)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
             raise InputError("one process, one device; docs/graduate.md says how to use more")
         common.check_size(config.prompts_per_step * config.group_size, config)
@@ -130,16 +134,18 @@ class Run:
             self.evaluations = [row for row in rows if "eval_accuracy" in row]
             self.model = model
             self.threads = Threads(model, config, self.state.get("threads"))
+            self.tracker = trackers.Tracker(config.report_to, self.path, self.settings, rows)
             self._print_head()
-            for step in range(self.done + 1, config.steps + 1):
-                self.laps = {}
-                self.lap_started = time.perf_counter()
-                yield step
-                last = step == config.steps
-                if step % config.checkpoint_every == 0 or last or self.stop:
-                    self._save(step, model, tokenizer, parts)
-                if self.stop and not last:
-                    sys.exit(f"stopped after step {step}; add --resume to go on")
+            with self.tracker:
+                for step in range(self.done + 1, config.steps + 1):
+                    self.laps = {}
+                    self.lap_started = time.perf_counter()
+                    yield step
+                    last = step == config.steps
+                    if step % config.checkpoint_every == 0 or last or self.stop:
+                        self._save(step, model, tokenizer, parts)
+                    if self.stop and not last:
+                        sys.exit(f"stopped after step {step}; add --resume to go on")
         self._print_summary()
 
     def _interrupt(self, *_):
@@ -163,7 +169,7 @@ class Run:
         self.lap_started = now
 
     def log(self, step, metrics):
-        """Append one step to metrics.jsonl and print one aligned line.
+        """Log one step and print one aligned line.
 
         InputError if its update has broken the model: gradient or weights are not finite.
         """
@@ -177,7 +183,7 @@ class Run:
             )
         metrics["peak_memory_mb"] = peak_memory_mb()
         metrics["threads"] = torch.get_num_threads()
-        self.folder.append("metrics.jsonl", {"step": step, **metrics})
+        self._record(step, "step", metrics)
         cells = []
         for name, (header, style) in COLUMNS.items():
             value = metrics.get(name)
@@ -199,7 +205,7 @@ class Run:
             )
 
     def log_evaluation(self, step, rollouts):
-        """Append held-out results to metrics.jsonl and a few transcripts to samples.jsonl.
+        """Log held-out results, and append a few transcripts to samples.jsonl.
 
         rollouts hold one completion per held-out problem.
         """
@@ -211,9 +217,9 @@ class Run:
             "truncated": statistics.fmean(truncated),
             "problems": len(evaluated),
         }
-        row = {"step": step, **{f"eval_{name}": value for name, value in metrics.items()}}
-        self.evaluations.append(row)
-        self.folder.append("metrics.jsonl", row)
+        row = {f"eval_{name}": value for name, value in metrics.items()}
+        self.evaluations.append({"step": step, **row})
+        self._record(step, "evaluation", row)
         for sample in evaluated[:8]:
             self.folder.append("samples.jsonl", {"step": step, **sample})
         print(
@@ -241,8 +247,14 @@ class Run:
             f"--learning_rate {self.config.learning_rate} and start again; the checkpoint of step "
             f"{self.done} is kept"
         )
-        self.folder.append("metrics.jsonl", {"step": step, "stopped": message})
+        self._record(step, "stopped", {"stopped": message})
         raise InputError(message)
+
+    def _record(self, step, kind, metrics):
+        """One row of metrics.jsonl, which the tracker gets as well."""
+        row = {"step": step, "kind": kind, **metrics}
+        self.folder.append("metrics.jsonl", row)
+        self.tracker.log(row)
 
     def _print_head(self):
         size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6

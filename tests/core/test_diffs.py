@@ -21,7 +21,7 @@ from compose.reader import (
     without_comment,
 )
 
-LONGEST = {"dapo": 345} | {name: 395 for name in scripts() if "." in name}  # else 320 lines
+LONGEST = {"dapo": 346} | {name: 396 for name in scripts() if "." in name}  # else 320 lines
 
 
 def test_every_script_is_held_to_it():
