@@ -74,7 +74,8 @@ class Tracker:
             return action(*arguments)
         except Exception as error:  # a full disk, a network, no login: each library has its own
             self.writer = None
-            print(f"--report_to {self.name}: {reason(error)}; going on without it", flush=True)
+            why = reason(error).rstrip(".")
+            print(f"--report_to {self.name}: {why}; going on without it", flush=True)
 
 
 class TensorBoard:
@@ -85,8 +86,7 @@ class TensorBoard:
 
         for file in folder.glob("events.out.tfevents.*"):
             file.unlink()
-        # A TensorBoard that is open has read them: it drops their points from this step on.
-        self.writer = SummaryWriter(folder, purge_step=0)
+        self.writer = SummaryWriter(folder)
         usual = threading.excepthook
 
         def hook(args):  # our next call raises what its thread has died of: no traceback as well

@@ -130,6 +130,8 @@ def test_run_directory(finished):
     assert learnt >= len(steps) / 2  # else every test here is about nothing
     evaluated = [row["step"] for row in rows if "eval_accuracy" in row]
     assert evaluated == list(range(STEPS + 1))
+    kinds = [list(row.items())[1] for row in rows]  # right after the step
+    assert kinds == [("kind", "step" if "reward" in row else "evaluation") for row in rows]
     samples = run_folder.read_jsonl(finished.folder / "samples.jsonl")
     assert {row["step"] for row in samples} == set(evaluated)
     assert all(row.keys() >= {"numbers", "target", "right", "completion"} for row in samples)
@@ -263,6 +265,17 @@ def test_no_run_is_lost_by_mistake(tiny, finished, tmp_path, monkeypatch):
     model = {"output_dir": shutil.copytree(tiny["model"], tmp_path / "model"), "overwrite": True}
     assert "--output_dir" in rejected(monkeypatch, **options | model)  # it has a config.json too
     assert contents(folder) == before and not (tmp_path / "none").exists()
+
+
+def test_a_run_in_the_way_of_the_default_folder(tmp_path, monkeypatch):
+    """A second `python grpo.py` is told of another seed, which has a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/grpo-seed3").mkdir(parents=True)
+    (tmp_path / "runs/grpo-seed3/config.json").write_text('{"script": "grpo"}')
+    ways = "add --resume or --overwrite, or take --seed 4 or another --output_dir"
+    assert rejected(monkeypatch, seed=3).endswith(f"grpo-seed3 holds a run: {ways}")
+    ways = "add --resume or --overwrite, or another --output_dir"
+    assert rejected(monkeypatch, output_dir="runs/grpo-seed3").endswith(f"holds a run: {ways}")
 
 
 @pytest.mark.slow

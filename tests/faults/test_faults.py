@@ -252,7 +252,8 @@ def test_a_broken_update_stops_the_run(model, tmp_path):
     assert "step 1: update 2 broke the model (gradient norm nan, before it " in line
     assert "lower --learning_rate 1000.0" in line
     assert "checkpoint of step 0 is kept" in line
-    assert run_folder.read_jsonl(folder / "metrics.jsonl")[-1] == {"step": 1, "stopped": line}
+    last = run_folder.read_jsonl(folder / "metrics.jsonl")[-1]
+    assert last == {"step": 1, "kind": "stopped", "stopped": line}
     common.load_model(str(folder / "checkpoint"))
     assert refused(model, folder, learning_rate=1000.0, resume=True) == line  # the same again
 
