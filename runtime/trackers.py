@@ -58,8 +58,7 @@ class Tracker:
 
     def log(self, row):
         """One row of metrics.jsonl; one without numbers says nothing to a tracker."""
-        values = named(row)
-        if self.writer and values:
+        if self.writer and (values := named(row)):
             self._try(self.writer.log, row["step"], values)
 
     def __enter__(self):

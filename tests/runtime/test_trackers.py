@@ -146,6 +146,17 @@ def test_a_run_gets_a_tracker_later(model, tmp_path, tracker):
         train(model, folder, report_to=tracker)
 
 
+@pytest.mark.parametrize("tracker", READERS)
+def test_a_run_that_starts_over_shows_nothing_of_before(tmp_path, tracker):
+    """As --resume does where there is no checkpoint yet."""
+    pytest.importorskip(tracker)
+    with trackers.Tracker(tracker, tmp_path, {}, [{"step": 1, "reward": 0.5}]):
+        assert steps_of(tracker, tmp_path) == [1]
+    with trackers.Tracker(tracker, tmp_path, {}, []):
+        assert tracker == "csv" or in_event_files(tmp_path) == {}
+        assert not (tmp_path / "metrics.csv").exists()
+
+
 # ---- wandb and trackio, by their calls ----------------------------------------------------------
 
 
