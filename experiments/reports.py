@@ -12,14 +12,15 @@ import numpy as np
 from scipy import stats
 
 from compose.reader import HERE
-from experiments import compositions
+from experiments import archive, compositions
 from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, SCRIPTS
 from experiments.catalogue.bundles import ABLATIONS
 from experiments.catalogue.lag import AGED_SCRIPTS, LAGS, RATES
+from experiments.catalogue.planted_anew import PLANTS
 from experiments.curves import curve, load, mean_over, tokens_at
 from experiments.effects import all_measured, fell, number, pass_at, saturating_fit
-from experiments.runs import committed
-from experiments.symptoms import findings
+from experiments.runs import committed, read
+from experiments.symptoms import SHORTEST, findings, state
 from tasks import printable
 
 CEILINGS = {  # experiment: what its table is headed
@@ -65,16 +66,15 @@ def results():
             lines += compositions.pair_report()
             continue
         for arm in experiment.arms:
-            changes = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
-            if ARMS[arm].edits:
-                changes += f", lines changed as in catalogue/{DEFINED_IN[arm]}.py"
-            if ARMS[arm].sampler:
-                changes += f", rollouts drawn with weights in {ARMS[arm].sampler}"
+            changes = beside_the_flags(arm)
             tokens = [tokens_at(rows, 1000) for rows in load(arm).values()]
             updates = [sum(row.get("updates", 0) for row in rows) for rows in load(arm).values()]
             if tokens:
                 budget = f"{np.mean(updates):.0f} updates, {np.mean(tokens) / 1e3:.0f}k tokens"
                 lines.append(f"* {arm}: `{ARMS[arm].command('S')}`{changes}: {budget}")
+        if name == "planted_anew":  # no arms that are compared: each has a name to be found
+            lines += ["", "What it says of each: [below](#diagnosis-hits-and-false-alarms)."]
+            continue
         lines += ["", "| measured | before | after | difference | 95 % | p | seeds | verdict |"]
         lines.append("|---|---|---|---|---|---|---|---|")
         for row in measured:
@@ -91,6 +91,18 @@ def results():
     lines.append("![All effects with intervals](../plots/figures/summary.png)")
     lines += [*ceilings(), *old_rollouts(), *votes(), *diagnoses()]
     return "\n".join(lines) + "\n"
+
+
+def beside_the_flags(arm):
+    """What an arm changes that its command line does not say."""
+    changes = "".join(f", `{f}` of {s}.py" for f, s in ARMS[arm].swap.items())
+    if ARMS[arm].edits:
+        changes += f", lines changed as in catalogue/{DEFINED_IN[arm]}.py"
+    if ARMS[arm].sampler:
+        changes += f", rollouts drawn with weights in {ARMS[arm].sampler}"
+    if ARMS[arm].lag:
+        changes += f", rollouts {ARMS[arm].lag} steps old"
+    return changes
 
 
 def errors_by_chance():
@@ -227,7 +239,7 @@ def diagnoses():
     """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
     found = {
         arm: [
-            [finding.symptom for finding in findings(run.script, run.training) if finding.shown]
+            [finding.symptom for finding in findings(*log_of(run)) if finding.shown]
             for run in committed(arm)
         ]
         for arm in (*PLANTED, *SCRIPTS)
@@ -252,7 +264,50 @@ def diagnoses():
         counts = Counter(name for shown in found[arm] for name in shown)
         text = ", ".join(f"{name} ({count} of {len(found[arm])})" for name, count in counts.items())
         lines.append(f"| {arm}.py | {text or 'none'} |")
-    return lines
+    return [*lines, *named_anew()]
+
+
+def log_of(run):
+    """What the diagnosis reads of a run."""
+    return run.script, run.training, run.evaluations, run.fatal
+
+
+def named_anew():
+    """Lines of results.md: what diagnose.py says of twenty runs that set no threshold."""
+    right = Counter()
+    lines = ["", "| run | planted | named | planted symptoms | shown of them | also shown |"]
+    lines.append("|---|---|---|---|---|---|")
+    for arm, plant in PLANTS.items():
+        (seed,) = plant.arm.seeds
+        cells = [f"{arm}-seed{seed}", plant.state, "to be run"]
+        cells += [", ".join(plant.symptoms) or "-", "-", "-"]
+        if seed in archive.seeds_of(arm):
+            run = read(f"{arm}-seed{seed}", or_fatal=True)
+            long_enough = len(run.training) >= SHORTEST
+            found = findings(*log_of(run)) if long_enough else []
+            shown = [finding.symptom for finding in found if finding.shown]
+            hits = sum(name in shown for name in plant.symptoms)
+            others = ", ".join(name for name in shown if name not in plant.symptoms)
+            cells[2] = state(*log_of(run)).word
+            cells[4:] = f"{hits} of {len(plant.symptoms)}", others or "-"
+            right["runs"] += 1
+            right["states"] += cells[2] == plant.state
+            right["planted"] += len(plant.symptoms)
+            right["shown"] += hits
+        lines.append(f"| {' | '.join(cells)} |")
+    text = (
+        "Twenty runs on none of which a threshold was set, five of each state. What each is "
+        "planted to be was written down before it was run "
+        "([planted_anew.py](catalogue/planted_anew.py))."
+    )
+    if right["runs"]:
+        text += (
+            f" Of the {right['runs']} that have run, {right['states']} are named as planted, and "
+            f"{right['shown']} of {right['planted']} planted symptoms are shown."
+        )
+    if left := len(PLANTS) - right["runs"]:
+        text += f" {left} are to be run: `python -m experiments.run --only planted_anew`."
+    return ["", text, *lines]
 
 
 def transcripts():

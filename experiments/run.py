@@ -26,7 +26,7 @@ from types import SimpleNamespace
 
 from compose import composition
 from compose.reader import HERE, file_of, source_of
-from countdown_task import REWARDS
+from countdown_task import REWARDS, InputError
 from experiments import archive
 from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS, max_likelihood
 from experiments.catalogue.aha import SELDOM
@@ -123,8 +123,14 @@ def run_one(name, seed):
     again = {"overwrite": begun} if arm.lag else {"resume": begun}
     options = {"seed": seed, "threads": 1, "output_dir": str(folder)}
     config = module.Config(**options, **arm.flags, **again)
-    module.train(config)
-    rows = run_folder.read_jsonl(folder / "metrics.jsonl")
+    log = folder / "metrics.jsonl"
+    try:
+        module.train(config)
+    except InputError:
+        if not any("stopped" in row for row in run_folder.read_jsonl(log)[-1:]):
+            raise
+        # An update broke the model: the log says so, and is a result.
+    rows = run_folder.read_jsonl(log)
     models = {config.steps: str(folder / "checkpoint")} if name in PASS_AT_16 else {}
     if name in ("grpo", "beyond_grpo"):
         models[0] = config.model
@@ -195,7 +201,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: all that an arm has")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--list", action="store_true", help="show experiments and stop")
     parser.add_argument("--one", choices=ARMS, help="do this run here, with --seed")
@@ -204,7 +210,8 @@ def main():
     if args.one:
         return run_one(args.one, args.seed)
     arms = list(dict.fromkeys(arm for name in args.only for arm in EXPERIMENTS[name].arms))
-    wanted = [(arm, seed) for seed in args.seeds for arm in arms if seed in ARMS[arm].seeds]
+    seeds = args.seeds or sorted({seed for arm in arms for seed in ARMS[arm].seeds})
+    wanted = [(arm, seed) for seed in seeds for arm in arms if seed in ARMS[arm].seeds]
     done = {arm: archive.seeds_of(arm) for arm in arms}
     todo = [(arm, seed) for arm, seed in wanted if seed not in done[arm]]
     if args.list:

@@ -3,7 +3,8 @@
 import contextlib
 import difflib
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.run_folder import read_jsonl
@@ -13,6 +14,7 @@ from experiments.catalogue import ARMS
 from tasks import InputError, printable
 
 NEEDED = {"step", "reward", "accuracy", "length", "entropy"}  # in the row of a training step
+FINITE = ("reward", "entropy", "grad_norm", "kl_old")  # in every row of a run that is alive
 
 # Of the scripts' own ratios; logs from before `ratio_spread` have it under the probes' names.
 PROBED_SPREAD = {
@@ -24,12 +26,19 @@ PROBED_SPREAD = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run's training steps and evaluations, each row a dict of numbers."""
+    """A run's training steps and evaluations, each row a dict of numbers.
+
+    fatal: what the log says has ended it, "" if nothing has; settings: the options that are known
+    of it; parts: what compose made its script of.
+    """
 
     name: str
     script: str
     training: list[dict]
     evaluations: list[dict]
+    fatal: str = ""
+    settings: dict = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
     @property
     def rows(self):
@@ -47,25 +56,42 @@ class Run:
         return max((step for step in steps if first <= step <= last), default=last)
 
 
-def read(name, shortest=1):
+def read(name, shortest=1, or_fatal=False):
     """The Run in a directory, or the committed run of this name.
 
-    InputError if it is no run, or one of fewer training steps than `shortest`.
+    InputError if it is no run, or one of fewer training steps than `shortest`; with or_fatal, a run
+    whose log says what has ended it may have fewer.
     """
     head, rows = lines_of(name)
+    fatal = fatal_of(rows)
     script = printable(head.get("script", "?")).rpartition(".")[2]  # zoo.rloo is a rloo
     rows = [
         {printable(key): value for key, value in row.items() if is_number(value)} for row in rows
     ]
     training = [row for row in rows if row.keys() >= NEEDED and row["length"] > 0]
-    if len(training) < shortest:
+    if len(training) < shortest and not (fatal and or_fatal):
         raise InputError(
             f"{name}: {len(training)} training steps logged, at least {shortest} are needed"
         )
     for row in training:
         row.setdefault("ratio_spread", row.get(PROBED_SPREAD.get(script)))
     evaluations = [row for row in rows if row.keys() >= {"step", "eval_accuracy"}]
-    return Run(printable(name), script, training, evaluations)
+    settings, parts = head.get("flags", head), head.get("parts", [])
+    settings = settings if isinstance(settings, dict) else {}
+    parts = tuple(map(printable, parts)) if isinstance(parts, list) else ()
+    return Run(printable(name), script, training, evaluations, fatal, settings, parts)
+
+
+def fatal_of(rows):
+    """What the log says has ended a run, "" if nothing: it stopped, or a number is not finite."""
+    if rows and isinstance(rows[-1].get("stopped"), str):
+        return f'it stopped: "{printable(rows[-1]["stopped"])}"'
+    for row in rows:
+        for name in FINITE:
+            value = row.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                return f"{name} is {value} in step {printable(row.get('step'))}"
+    return ""
 
 
 def lines_of(name):
@@ -75,6 +101,7 @@ def lines_of(name):
         head = {}
         with contextlib.suppress(OSError, ValueError, RecursionError):
             head = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        head.pop("parts", None)  # only a committed run's are known to compose
         return head, read_jsonl(folder / "metrics.jsonl")
     found = archive.find(str(name))
     if not found:

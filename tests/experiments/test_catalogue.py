@@ -2,22 +2,29 @@
 
 import importlib
 import itertools
+import math
 import re
 import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from common import HERE
 from compose import composition
-from experiments import archive
-from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, MODULES, pairs
+from countdown_task import InputError, is_held_out, read_problems
+from experiments import archive, run
+from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, MODULES, pairs, planted_anew
+from experiments.catalogue.arm import Arm
 from experiments.run import edited, prepare
+from experiments.symptoms import SYMPTOMS
 
 # Flags that a script had when the logs were written; the arm has an edit in place of it.
 LOGGED_WITH = {"prime_seen": {"score": "seen"}}
+TO_BE_RUN = planted_anew.ARMS  # committed before their runs: a log is not missed yet
 
 
 def script_of(arm):
@@ -35,13 +42,14 @@ def test_arms_are_possible(name):
     steps = configured.Config(**arm.flags).steps
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
-    for seed in arm.seeds:
+    for seed in archive.seeds_of(name) if name in TO_BE_RUN else arm.seeds:
         head, *rows = archive.read(name, seed)
         assert head["flags"] == arm.flags | LOGGED_WITH.get(name, {})
         assert head["swap"] == arm.swap and head["seed"] == seed
         assert head.get("parts", []) == list(arm.parts)
         assert name in LOGGED_WITH or head.get("edits", {}) == arm.edits
-        assert [row["step"] for row in rows if "updates" in row] == list(range(1, steps + 1))
+        trained = [row["step"] for row in rows if "updates" in row]
+        assert trained == list(range(1, (len(trained) if "stopped" in rows[-1] else steps) + 1))
 
 
 def test_every_arm_is_defined_once_and_compared():
@@ -53,8 +61,37 @@ def test_every_arm_is_defined_once_and_compared():
 def test_there_are_enough_seeds():
     three = ("aged_", "ceiling_", "beyond_")
     fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
-    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2)
+    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2) | dict.fromkeys(planted_anew.ARMS, 1)
     assert all(len(arm.seeds) >= fewer.get(name, 5) for name, arm in ARMS.items())
+
+
+def test_twenty_are_planted_anew():
+    """Five of each state; no seed is another run's, and no arm one that set a threshold."""
+    plants = planted_anew.PLANTS.values()
+    states = [plant.state for plant in plants]
+    assert {word: states.count(word) for word in states} == dict.fromkeys(
+        ("healthy", "starved", "broken", "hacked"), 5
+    )
+    assert all(set(plant.symptoms) <= SYMPTOMS.keys() for plant in plants)
+    planted_symptoms = {name for plant in plants for name in plant.symptoms}
+    assert planted_symptoms >= {
+        "every completion is cut",
+        "never writes the format",
+        "reward rises, accuracy does not",
+        "sampler and update disagree",
+    }
+    seeds = [seed for plant in plants for seed in plant.arm.seeds]
+    others = {seed for name, arm in ARMS.items() if name not in TO_BE_RUN for seed in arm.seeds}
+    assert len(set(seeds)) == len(seeds) == 20 and not set(seeds) & others
+
+
+def test_easy_problems_are_products():
+    """1 * a * b: nothing that a search could miss; some are held out."""
+    problems = read_problems(str(HERE / "experiments/easy.jsonl"))
+    assert all(p.numbers[0] == 1 and p.target == math.prod(p.numbers) for p in problems)
+    held_out = sum(map(is_held_out, problems))
+    assert held_out == planted_anew.ARMS["starved_easy"].flags["eval_problems"]
+    assert len(problems) - held_out == 12
 
 
 @pytest.mark.parametrize("name", [name for name, arm in ARMS.items() if arm.edits])
@@ -99,7 +136,7 @@ def test_every_log_is_in_the_zip_of_its_experiment():
             arm, seed = re.fullmatch(r"(.+)-seed(\d+)\.jsonl", name).groups()
             assert DEFINED_IN[arm] == file.stem
             arms.setdefault(arm, []).append(int(seed))
-    assert arms.keys() == ARMS.keys()
+    assert ARMS.keys() - TO_BE_RUN.keys() <= arms.keys() <= ARMS.keys()
     assert all(set(seeds) >= set(ARMS[arm].seeds) for arm, seeds in arms.items())
 
 
@@ -119,6 +156,29 @@ def test_a_saved_run_is_read_back(tmp_path, monkeypatch):
     for name in (f"{arm}-seed3", arm, "reinforce_pp-seed2", "nothing-seed1", f"{arm}-seed²"):
         assert archive.find(name) is None
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.zip"]
+
+
+def test_the_log_of_a_run_that_stopped_is_kept(tmp_path, monkeypatch):
+    """An update that breaks the model is a result; any other refusal leaves no log."""
+    rows = ['{"step": 0, "eval_accuracy": 0.3}']
+
+    def train(config):
+        Path(config.output_dir).mkdir(parents=True)
+        (Path(config.output_dir) / "metrics.jsonl").write_text("\n".join(rows))
+        raise InputError("step 1: update 2 broke the model")
+
+    module = SimpleNamespace(Config=lambda **options: SimpleNamespace(**options), train=train)
+    monkeypatch.setattr(run, "prepare", lambda arm: module)
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    monkeypatch.setitem(ARMS, "long", Arm("grpo", {"steps": 14}))
+    monkeypatch.setattr(run, "RUNS", tmp_path / "refused")
+    with pytest.raises(InputError):
+        run.run_one("long", 1)
+    assert archive.seeds_of("long") == []
+    rows.append('{"step": 1, "stopped": "step 1: update 2 broke the model"}')
+    monkeypatch.setattr(run, "RUNS", tmp_path / "stopped")
+    run.run_one("long", 1)
+    assert archive.read("long", 1)[-1]["stopped"].startswith("step 1")
 
 
 def test_equal_logs_make_equal_zips(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import common
 import grpo
 from compose import reader
 from countdown_task import Problem
-from experiments import effects, lag, probes, reach, reports, two_state
+from experiments import archive, effects, lag, probes, reach, reports, two_state
 from experiments.catalogue import ARMS, EXPERIMENTS, FRONTIER
 from experiments.catalogue.arm import Arm
 from experiments.run import prepare
@@ -302,8 +302,9 @@ def test_effects_are_of_known_arms():
         assert {effect.base, effect.moved} & set(experiment.arms), effect
         assert effect.expected in (-1, 0, 1) and effect.what, effect
         assert (effect.margin is None) == (effect.expected != 0), effect
-    # Pairs have a table of their own.
-    assert {effect.experiment for effect in effects.EFFECTS} == EXPERIMENTS.keys() - {"pairs"}
+    # These have tables of their own.
+    others = {"pairs", "planted_anew"}
+    assert {effect.experiment for effect in effects.EFFECTS} == EXPERIMENTS.keys() - others
 
 
 @pytest.mark.slow
@@ -323,6 +324,27 @@ def test_reports_are_of_the_logs():
         assert path.read_text(encoding="utf-8") == text
     page = (common.HERE / "docs/solutions.md").read_text(encoding="utf-8")
     assert reports.solutions(page) == page
+
+
+def test_what_is_planted_anew_is_counted(tmp_path, monkeypatch):
+    """Of the runs that are there: states and symptoms as planted, and others; the rest waits."""
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    row = {"reward": 0.1, "accuracy": 0.0, "length": 20, "entropy": 0.1, "truncated": 1.0}
+    row |= {"groups_without_signal": 1.0, "kl_ref": 0.5}
+    cut = [json.dumps({"step": step, **row}) for step in range(1, 15)]
+    archive.save("starved_cut", 108, ['{"script": "dapo"}', *cut])
+    archive.save("healthy_gmpo", 102, ['{"script": "zoo.gmpo"}', *cut])
+    archive.save("broken_stop", 114, ['{"script": "zoo.gmpo"}', '{"step": 1, "stopped": "broke"}'])
+    text = "\n".join(reports.named_anew())
+    assert "Of the 3 that have run, 2 are named as planted, and 1 of 1 planted symptoms" in text
+    assert "17 are to be run: `python -m experiments.run --only planted_anew`" in text
+    assert (
+        "| starved_cut-seed108 | starved | starved | every completion is cut | 1 of 1 | "
+        "policy far from the start |" in text
+    )
+    assert "| healthy_gmpo-seed102 | healthy | starved | - | 0 of 0 | every completion" in text
+    assert "| broken_stop-seed114 | broken | broken | - | 0 of 0 | - |" in text
+    assert "| hacked_vote-seed120 | hacked | to be run |" in text
 
 
 def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):

@@ -1,14 +1,18 @@
 """tools/diagnose.py: each symptom shows when planted, and only then."""
 
+import importlib
 import json
+import shlex
 import subprocess
 import sys
+
+from runtime import options
 
 import pytest
 
 import common
 from experiments import runs, symptoms
-from tools import diagnose
+from tools import diagnose, levers
 
 STEPS = 20
 
@@ -52,10 +56,16 @@ def shown(rows, script="grpo"):
 PLANTED = {
     "training breaks": {"accuracy": [0.3] * 5 + [0.8] * 8 + [0.5] * 7, "length": [50] * STEPS},
     "reward rises, accuracy does not": {"accuracy": [0.3] * STEPS, "length": [50] * STEPS},
+    "every completion is cut": {"truncated": [1.0] * STEPS},
+    "never writes the format": {
+        **dict.fromkeys(("accuracy", "reward", "reward_answer", "reward_format"), [0.0] * STEPS),
+        "length": [50] * STEPS,
+    },
     "completions are cut off": {"truncated": rise(0.0, 0.6)},
     "length grows without accuracy": {"accuracy": rise(0.5, 0.51), "reward": rise(0.5, 0.51)},
     "entropy collapses": {"entropy": rise(0.1, 0.02)},
     "token ratios are noisy": {"kl_old": rise(1e-4, 1e-2)},
+    "sampler and update disagree": {"sampler_kl": [5e-3] * STEPS},
     "reward components collide": {"reward_brevity": rise(0.5, 0.4)},
     "uncertain tokens are clipped": {"clipped_uncertain": rise(0.1, 0.01)},
     "groups without signal": {"groups_without_signal": rise(0.0, 0.6)},
@@ -130,8 +140,314 @@ def test_a_directory_is_taken_before_a_committed_run(tmp_path, monkeypatch):
 
 
 def write_run(folder, rows):
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"script": "grpo"}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# ---- What a run is ------------------------------------------------------------------------------
+
+SILENT = {"groups_without_signal": [1.0] * STEPS, "reward": [0.1] * STEPS, "length": [50] * STEPS}
+NEVER_RIGHT = {"accuracy": [0.0] * STEPS, "reward_answer": [0.0] * STEPS}
+HACK = {"accuracy": rise(0.6, 0.3), "length": [50] * STEPS}
+COLLAPSE = {"accuracy": rise(0.8, 0.0), "reward": rise(0.9, 0.0), "length": [50] * STEPS}
+STATES = {  # what is planted: the state, what its evidence says, the symptom whose lever is first
+    "healthy": ({}, "healthy", "0.1)", None),
+    "collapse": (COLLAPSE, "broken", "at best (threshold: half)", "training breaks"),
+    "explosion": ({"kl_old": [0.3] * STEPS}, "broken", "3.0e-01 (threshold 0.1)", None),
+    "entropy": ({"entropy": rise(0.1, 0.5)}, "broken", "(threshold 2)", "training breaks"),
+    "hack": (HACK, "hacked", "(threshold: a third): it falls", "reward rises, accuracy does not"),
+    "hack to 0": (
+        {**HACK, "accuracy": rise(0.6, 0.0)},
+        "hacked",
+        "it falls",
+        "reward rises, accuracy does not",
+    ),
+    "useless": (PLANTED["reward rises, accuracy does not"], "hacked", "it does not rise", None),
+    "all wrong": (
+        {**SILENT, **NEVER_RIGHT},
+        "starved",
+        "100 % of the groups without signal (threshold 80 %); 0.0 % right (thresholds 1 % and 99",
+        "groups without signal",
+    ),
+    "format alone": (
+        {**NEVER_RIGHT, "reward": rise(0.05, 0.09), "length": [50] * STEPS},
+        "starved",
+        "0.0 % right",
+        "groups without signal",
+    ),
+    "all right": (
+        {**SILENT, "accuracy": [0.995] * STEPS},
+        "starved",
+        "99.5 % right",
+        "groups without signal",
+    ),
+    "all cut": (
+        {**SILENT, **NEVER_RIGHT, "truncated": [1.0] * STEPS},
+        "starved",
+        "every completion is cut: 100 %",
+        "every completion is cut",
+    ),
+    "no format": (
+        {**SILENT, **NEVER_RIGHT, "reward_format": [0.01] * STEPS, "reward": [0.0] * STEPS},
+        "starved",
+        "never writes the format: 1 %",
+        "never writes the format",
+    ),
+    # Precedence: broken, hacked, starved.
+    "broken and hacked": ({**HACK, "kl_old": [0.3] * STEPS}, "broken", "KL", "training breaks"),
+    "hacked and starved": (
+        {**SILENT, **NEVER_RIGHT, "reward": rise(0.1, 0.9)},
+        "hacked",
+        "it does not rise",
+        "reward rises, accuracy does not",
+    ),
+    "broken and starved": ({**SILENT, **COLLAPSE}, "broken", "", None),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_state(name):
+    """The state's word, its number with the threshold, and a row whose lever is the first."""
+    planted, word, evidence, symptom = STATES[name]
+    rows = run(**planted)
+    found = symptoms.state("grpo", rows)
+    assert found.word == word and evidence in found.evidence
+    assert symptom in (None, found.symptom) and (found.symptom is None) == (word == "healthy")
+    assert word == "healthy" or found.symptom in shown(rows)
+    assert "(threshold" in found.evidence and "\n" not in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("planted", "word"),
+    [
+        ({"groups_without_signal": [0.79] * STEPS}, "healthy"),
+        ({"groups_without_signal": [0.81] * STEPS}, "starved"),
+        ({"accuracy": [0.985] * STEPS, "reward": [1.0] * STEPS, "length": [50] * STEPS}, "healthy"),
+        ({"accuracy": [0.995] * STEPS, "reward": [1.0] * STEPS, "length": [50] * STEPS}, "starved"),
+        ({"kl_old": [0.09] * STEPS}, "healthy"),
+        ({"kl_old": [0.11] * STEPS}, "broken"),
+        ({"entropy": rise(0.1, 0.2)}, "healthy"),  # x 1.7 from quarter to quarter
+        ({"accuracy": rise(0.2, 0.08), "reward": [0.2] * STEPS}, "healthy"),  # by chance
+        ({"accuracy": [0.8] * 10 + [0.45] * 10, "reward": [0.5] * STEPS}, "healthy"),
+        ({"accuracy": [0.8] * 10 + [0.35] * 10, "reward": [0.5] * STEPS}, "broken"),
+    ],
+)
+def test_states_begin_at_their_thresholds(planted, word):
+    assert symptoms.state("grpo", run(**planted)).word == word
+
+
+@pytest.mark.parametrize(
+    ("metric", "below", "above", "symptom"),
+    [
+        ("truncated", 0.94, 0.96, "every completion is cut"),
+        ("truncated", 0.96, 0.94, "completions are cut off"),
+        ("reward_format", 0.06, 0.04, "never writes the format"),
+        ("sampler_kl", 1.9e-3, 2.1e-3, "sampler and update disagree"),
+    ],
+)
+def test_new_symptoms_begin_at_their_thresholds(metric, below, above, symptom):
+    for value, is_shown in ((below, False), (above, True)):
+        assert (symptom in shown(run(**{metric: [value] * STEPS}))) == is_shown
+
+
+def test_held_out_accuracy_that_is_gone():
+    """Old rollouts look well after the policy has broken: the evaluations have the word."""
+    evaluations = [{"step": 0, "eval_accuracy": 0.3}, {"step": 20, "eval_accuracy": 0.1}]
+    found = symptoms.state("grpo", run(), evaluations)
+    assert found.word == "broken" and "held out 10 %, 30 % at best" in found.evidence
+    assert "training breaks" in {
+        one.symptom for one in symptoms.findings("grpo", run(), evaluations) if one.shown
+    }
+    evaluations[-1]["eval_accuracy"] = 0.2
+    assert symptoms.state("grpo", run(), evaluations).word == "healthy"
+
+
+def test_one_completion_per_problem_may_starve():
+    """Without groups the verdicts alone say so."""
+    rows = run(groups_without_signal=[None] * STEPS, **NEVER_RIGHT, reward=[0.1] * STEPS)
+    assert symptoms.state("spo", rows).word == "starved"
+
+
+def test_a_number_that_is_not_finite_breaks_a_run(tmp_path):
+    """Its name and its step are said; rows without it are still read."""
+    rows = run()
+    rows[12]["grad_norm"] = float("nan")
+    write_run(tmp_path, rows)
+    found = runs.read(tmp_path)
+    assert found.fatal == "grad_norm is nan in step 13" and len(found.training) == STEPS
+    assert symptoms.state("grpo", found.training, fatal=found.fatal).word == "broken"
+    write_run(tmp_path, [row | {"peak_memory_mb": float("nan")} for row in run()])  # on Windows
+    assert runs.read(tmp_path).fatal == ""
+
+
+@pytest.mark.parametrize("count", [0, 3, 12])
+def test_a_run_that_stopped_is_broken(count, tmp_path, capsys, monkeypatch):
+    """However short it is: its message is quoted, and the way on is a command."""
+    message = "step 4: update 2 broke the model (gradient norm nan)"
+    write_run(tmp_path, [*run()[:count], {"step": count + 1, "stopped": message}])
+    monkeypatch.setattr(diagnose, "draw", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(tmp_path)])
+    diagnose.main()
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert f'is broken: it stopped: "{message}"' in first
+    assert any(
+        line.startswith("         try  python grpo.py --learning_rate 5e-05") for line in rest
+    )
+    assert any("at least 8 are needed" in line for line in rest) == (count < 8)
+
+
+def test_the_reward_row_says_which():
+    """One row for accuracy that falls, stays, or rises far less than what is paid."""
+
+    def evidence(last):
+        found = symptoms.findings("grpo", run(accuracy=rise(0.3, last), reward=rise(0.1, 0.9)))
+        return next(f.evidence for f in found if f.symptom == "reward rises, accuracy does not")
+
+    assert evidence(0.1).endswith("it falls") and evidence(0.3).endswith("it does not rise")
+    assert evidence(0.45).endswith("it rises far less") and evidence(0.9).endswith("a third)")
+
+
+def test_what_is_not_logged_says_how_to_see_it():
+    rows = [{k: v for k, v in row.items() if k != "reward_format"} for row in run()]
+    found = {f.symptom: f for f in symptoms.findings("grpo", rows)}
+    told = found["sampler and update disagree"]
+    assert not told.shown and told.evidence.startswith("not logged; python -m zoo.tis")
+    assert "not logged" in found["never writes the format"].evidence
+
+
+def test_the_cause_of_silence_is_shown_alone():
+    """Neither harder problems nor a refill help where all is cut, or nothing is in the format."""
+    for name in ("all cut", "no format"):
+        found = shown(run(**STATES[name][0]))
+        assert "groups without signal" not in found and "completions are cut off" not in found
+
+
+# ---- The command line ---------------------------------------------------------------------------
+
+
+def tried(folder, monkeypatch, capsys, settings=None, **changed):
+    """The commands that are given for a run with these options."""
+    write_run(folder, run(**changed))
+    if settings:
+        (folder / "config.json").write_text(json.dumps(settings))
+    monkeypatch.setattr(diagnose, "draw", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(folder)])
+    diagnose.main()
+    lines = capsys.readouterr().out.splitlines()
+    return [line.partition(" try  ")[2] for line in lines if " try  " in line]
+
+
+@pytest.mark.parametrize(
+    ("settings", "planted", "command"),
+    [
+        ({"script": "grpo", "max_new_tokens": 256}, {"truncated": rise(0, 0.6)}, "512"),
+        ({"script": "grpo", "max_new_tokens": 12}, STATES["all cut"][0], "256"),
+    ],
+)
+def test_a_larger_budget_is_a_command(settings, planted, command, tmp_path, monkeypatch, capsys):
+    (given,) = tried(tmp_path / "cut", monkeypatch, capsys, settings, **planted)
+    assert given == f"python grpo.py --max_new_tokens {command} --output_dir runs/cut-next"
+
+
+COMMANDS = {  # symptom: what is planted, the run's options, and the command
+    "temperature": (
+        STATES["no format"][0],
+        {"script": "cispo", "temperature": 6.0, "seed": 2},
+        "python cispo.py --seed 2 --temperature 1 --output_dir runs/x-next",
+    ),
+    "another model": (
+        STATES["no format"][0],
+        {"script": "cispo"},
+        "python cispo.py --model Qwen/Qwen2.5-1.5B-Instruct --output_dir runs/x-next",
+    ),
+    "a verifier": (
+        HACK,
+        {"script": "rloo", "reward_components": ["claim"], "reward_weights": [2.0]},
+        "python -m zoo.rloo --reward_components answer --reward_weights 1 --output_dir runs/x-next",
+    ),
+    "no vote": (
+        HACK,
+        {"script": "ttrl", "steps": 9},
+        "python grpo.py --steps 9 --output_dir runs/x-next",
+    ),
+    "smaller steps": (
+        COLLAPSE,
+        {"script": "grpo", "learning_rate": 1e-3, "minibatches": 12, "prompts_per_step": 12},
+        "python grpo.py --prompts_per_step 12 --learning_rate 0.0002 --minibatches 4 "
+        "--output_dir runs/x-next",
+    ),
+    "the usual problems": (
+        STATES["all wrong"][0],
+        {"script": "grpo", "operands": 4, "max_number": 20},
+        "python grpo.py --operands 3 --max_number 12 --output_dir runs/x-next",
+    ),
+    "harder problems": (
+        STATES["all right"][0],
+        {"script": "grpo", "data": "a b.jsonl"},
+        "python grpo.py --max_number 20 --max_target 99 --output_dir runs/x-next",
+    ),
+    "refilled groups": (
+        STATES["all wrong"][0],  # on the usual problems
+        {"script": "gdpo"},
+        "python -m compose gdpo dapo:sampling -o mine.py && python mine.py",
+    ),
+    "a corrected sampler": (
+        PLANTED["sampler and update disagree"],
+        {"script": "grpo", "data": "a b.jsonl; rm x", "threads": 3, "clip_low": 0.1},
+        "python -m zoo.tis --clip_low 0.1 --data 'a b.jsonl; rm x' --output_dir runs/x-next",
+    ),
+    "its own clip": (  # gspo.py's range is another: the run's is not carried over
+        PLANTED["token ratios are noisy"],
+        {"script": "grpo", "clip_low": 0.1, "kl_coef": "much", "steps": 50},
+        "python gspo.py --steps 50 --output_dir runs/x-next",
+    ),
+    "nearer the start": (
+        PLANTED["policy far from the start"],
+        {"script": "grpo"},
+        "python grpo.py --kl_coef 0.4 --output_dir runs/x-next",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_to_try(name, tmp_path, monkeypatch, capsys):
+    """Complete: the run's own options, the lever, and a folder that is free. One for a state."""
+    planted, settings, command = COMMANDS[name]
+    assert tried(tmp_path / "x", monkeypatch, capsys, settings, **planted) == [command]
+    if "compose" not in command:
+        _, *module, rest = command.split(" ", 3 if " -m " in command else 2)
+        script = module[-1].removesuffix(".py")
+        options.parse_options(importlib.import_module(script).Config, words=shlex.split(rest))
+
+
+def test_levers_of_a_committed_composition(monkeypatch, capsys):
+    """Its parts are composed again, with the lever's."""
+    found = runs.read("dapo+reinforce_pp-seed1")
+    assert found.parts == ("dapo", "zoo.reinforce_pp")
+    q = symptoms.Quarters(found.training)
+    budget = levers.command(found, symptoms.SYMPTOMS["completions are cut off"], q)
+    start = "python -m compose dapo zoo.reinforce_pp -o mine.py && python mine.py --steps 20"
+    assert budget.startswith(start) and " --max_new_tokens 512 " in budget
+    assert levers.command(found, symptoms.SYMPTOMS["groups without signal"], q) is not None
+
+
+def test_every_symptom_has_a_panel(tmp_path, monkeypatch, capsys):
+    """Those that have no numbers say so; none is left out."""
+    write_run(tmp_path, run())
+    titles = []
+    monkeypatch.setattr(
+        diagnose.plt.Figure,
+        "savefig",
+        lambda figure, path: titles.extend(
+            (axes.get_title(), [text.get_text() for text in axes.texts]) for axes in figure.axes
+        ),
+    )
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(tmp_path)])
+    diagnose.main()
+    panels = [symptom.panel for symptom in symptoms.SYMPTOMS.values()]
+    assert [title for title, _ in titles if title] == panels and len(set(panels)) == len(panels)
+    assert dict(titles)["KL of the sampler to pi_old, nats"] == ["not logged"]
 
 
 @pytest.mark.slow
@@ -210,7 +526,9 @@ def test_breakage_comes_first(tmp_path, capsys, monkeypatch):
     diagnose.main()
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith("SHOWN  training breaks") and "smaller steps first" in lines[2]
-    assert lines[3].startswith("SHOWN  uncertain tokens") and "compose" not in lines[-1]
+    assert "  try  python grpo.py --learning_rate 5e-05 " in lines[3]
+    assert lines[4].startswith("SHOWN  uncertain tokens") and "compose" not in lines[-1]
+    assert sum(" try " in line for line in lines) == 1
 
 
 def test_thresholds_are_drawn_where_they_are_tested():
@@ -220,6 +538,14 @@ def test_thresholds_are_drawn_where_they_are_tested():
     found = {f.symptom: f.evidence for f in symptoms.findings("grpo", run())}
     assert drawn["entropy collapses"] == pytest.approx(0.6 * quarters.first("entropy"))
     assert drawn["length grows without accuracy"] == pytest.approx(1.25 * quarters.first("length"))
+    for name, text, metric, line in (
+        ("every completion is cut", "threshold 95 %", "truncated", 0.95),
+        ("never writes the format", "threshold 5 %", "reward_format", 0.05),
+        ("sampler and update disagree", "threshold 0.002", "sampler_kl", 2e-3),
+    ):
+        assert symptoms.SYMPTOMS[name].metrics == (metric,) and drawn[name] == line
+        beyond = symptoms.findings("grpo", run(**PLANTED[name]))
+        assert any(text in f.evidence for f in beyond if f.symptom == name)
     for name, text in (
         ("completions are cut off", "threshold 25 %"),
         ("uncertain tokens are clipped", "threshold 2 %"),
