@@ -33,7 +33,7 @@ h1 { font-size: 15pt; margin: 0 0 2mm } h2 { font-size: 11pt; margin: 2.5mm 0 .5
 p { margin: 1mm 0 } pre, code { font: 8pt/1.3 ui-monospace, monospace }
 pre { margin: 1mm 0; overflow-x: auto; border-left: 2pt solid #0072b2; padding-left: 3mm }
 table { border-collapse: collapse; width: 100%; font-size: 8.5pt }
-th, td { border-bottom: .5pt solid #999; padding: .4mm 1.5mm .4mm 0; text-align: left;
+th, td { border-bottom: .5pt solid #999; padding: .2mm 1.5mm .2mm 0; text-align: left;
     vertical-align: top }
 .wide { overflow-x: auto }
 """
@@ -71,7 +71,7 @@ def handout():
         "<h2>At the keyboard</h2>",
         "<pre>git diff --no-index grpo.py gspo.py             what a method is",
         "python grpo.py                                  train it, two minutes",
-        "python -m tools.diagnose runs/grpo-seed1        its symptoms",
+        "python -m tools.diagnose runs/grpo-seed1        what it is, and what to try",
         "python -m tools.compare runs/a runs/b           two runs, number by number",
         "python -m compose dapo gspo -o mine.py          two methods as one script</pre>",
     ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compose import composition
 from compose.reader import file_of, module_named, source_of
-from countdown_task import InputError, printable
+from tasks import InputError, printable
 
 OF_THE_RUN = ("output_dir", "resume", "overwrite", "threads")  # no part of what is measured
 
