@@ -239,7 +239,7 @@ def diagnoses():
     """Lines of results.md: what diagnose.py says of planted and of healthy runs."""
     found = {
         arm: [
-            [finding.symptom for finding in findings(*log_of(run)) if finding.shown]
+            [finding.symptom for finding in findings(run.script, *run.log) if finding.shown]
             for run in committed(arm)
         ]
         for arm in (*PLANTED, *SCRIPTS)
@@ -267,11 +267,6 @@ def diagnoses():
     return [*lines, *named_anew()]
 
 
-def log_of(run):
-    """What the diagnosis reads of a run."""
-    return run.script, run.training, run.evaluations, run.fatal
-
-
 def named_anew():
     """Lines of results.md: what diagnose.py says of twenty runs that set no threshold."""
     right = Counter()
@@ -284,11 +279,11 @@ def named_anew():
         if seed in archive.seeds_of(arm):
             run = read(f"{arm}-seed{seed}", or_fatal=True)
             long_enough = len(run.training) >= SHORTEST
-            found = findings(*log_of(run)) if long_enough else []
+            found = findings(run.script, *run.log) if long_enough else []
             shown = [finding.symptom for finding in found if finding.shown]
             hits = sum(name in shown for name in plant.symptoms)
             others = ", ".join(name for name in shown if name not in plant.symptoms)
-            cells[2] = state(*log_of(run)).word
+            cells[2] = state(run.script, *run.log).word
             cells[4:] = f"{hits} of {len(plant.symptoms)}", others or "-"
             right["runs"] += 1
             right["states"] += cells[2] == plant.state

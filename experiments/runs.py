@@ -44,6 +44,11 @@ class Run:
     def rows(self):
         return self.training + self.evaluations
 
+    @property
+    def log(self):
+        """What a diagnosis reads of it: its training, its evaluations, and what ended it."""
+        return self.training, self.evaluations, self.fatal
+
     def over(self, metric, first, last):
         """The metric's values in these steps; of evaluations the last one only."""
         here = [row for row in self.rows if first <= row["step"] <= last]

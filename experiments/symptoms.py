@@ -7,8 +7,8 @@ from statistics import fmean
 
 VOTE = "agreement with the vote"  # what ttrl.py's `answer` pays, not the verifier's verdict
 SHORTEST = 8  # training steps of a run; a quarter of fewer is noise
-# Thresholds of what a run is, set on the logs of all experiments but planted_anew: results.md says
-# how often they are right there.
+# Thresholds of what a run is. They were set on the logs of all experiments but planted_anew;
+# results.md says how often they are right on those.
 LEFT = 0.1  # nats per token to the policy that sampled; default runs have 1e-4
 EXPLODED = 2  # times the entropy of the first quarter; where training goes well it falls
 SILENT = 0.8  # of the groups
@@ -16,7 +16,7 @@ NEVER = 0.01  # right: 85 of 100 groups of 16 have no right answer
 ALWAYS = 0.99  # right: 85 of 100 groups of 16 have no wrong one
 ALL_CUT = 0.95  # of the completions
 NO_FORMAT = 0.05  # of the completions
-# No log had a say in this one.
+# No log had a say in the last one.
 DISAGREE = 2e-3  # nats per token: NeMo-RL's limit for models of 8B and more (docs/frontier.md)
 
 
@@ -117,8 +117,10 @@ def is_starved(q, script):
     """Groups give no signal, or none on the answer."""
     share, right = q.last("groups_without_signal"), q.last("accuracy")
     starved = (share is not None and share > SILENT) or not NEVER <= right <= ALWAYS
-    texts = [] if share is None else [f"{percent(share)} of the groups without signal"]
-    texts = [f"{text} (threshold {percent(SILENT)})" for text in texts]
+    texts = []
+    if share is not None:
+        limit = f"threshold {percent(SILENT)}"
+        texts.append(f"{percent(share)} of the groups without signal ({limit})")
     if starved:
         limits = f"thresholds {percent(NEVER)} and {percent(ALWAYS)}"
         texts.append(f"{100 * right:.1f} % right ({limits})")
@@ -228,11 +230,11 @@ def reward_without_accuracy(q, script):
     reward, accuracy = q.gain("reward"), q.gain("accuracy")
     name = f"reward for {VOTE}" if script == "ttrl" else "reward"
     text = f"{name} {reward:+.2f} (threshold 0.05), accuracy {accuracy:+.2f} (threshold: a third)"
-    shown = reward > 0.05 and accuracy < reward / 3
-    if shown:
-        what = "falls" if accuracy < -0.05 else "does not rise"
-        text += f": it {'rises far less' if accuracy > 0.05 else what}"
-    return shown, text
+    if reward <= 0.05 or accuracy >= reward / 3:
+        return False, text
+    if accuracy > 0.05:
+        return True, f"{text}: it rises far less"
+    return True, f"{text}: it {'falls' if accuracy < -0.05 else 'does not rise'}"
 
 
 def far_from_start(q, script):
@@ -338,6 +340,8 @@ def other_problems(q, now, usual):
 
 
 def held_tighter(q, now, usual):
+    if "kl_coef" not in usual:  # no reference model
+        return {}
     return {"kl_coef": 10 * now["kl_coef"] if now["kl_coef"] > 0 else usual["kl_coef"]}
 
 

@@ -95,16 +95,15 @@ def main():
         check_picture(figure)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n")
-    log = run.script, run.training, run.evaluations, run.fatal
-    quarters = Quarters(*log[1:])
-    what = state(*log)
+    quarters = Quarters(*run.log)
+    what = state(run.script, *run.log)
     steps = len(run.training)
     print(f"{run.name} ({run.script}.py, {steps} steps) is {what.word}: {what.evidence}")
     if steps < SHORTEST:
         advise(run, what.symptom, quarters)
         print(f"no symptoms: {steps} training steps logged, at least {SHORTEST} are needed")
         return
-    found = findings(*log)
+    found = findings(run.script, *run.log)
     # One thing at a time: other symptoms may be those of the break, the reward or the silence.
     shaky = any(one.shown and one.symptom == "training breaks" for one in found)
     first = what.symptom or ("training breaks" if shaky else None)

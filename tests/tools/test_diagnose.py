@@ -11,6 +11,7 @@ from runtime import options
 import pytest
 
 import common
+from compose import reader
 from experiments import runs, symptoms
 from tools import diagnose, levers
 
@@ -228,6 +229,9 @@ def test_state(name):
         ({"kl_old": [0.09] * STEPS}, "healthy"),
         ({"kl_old": [0.11] * STEPS}, "broken"),
         ({"entropy": rise(0.1, 0.2)}, "healthy"),  # x 1.7 from quarter to quarter
+        ({"entropy": rise(0.1, 0.27)}, "broken"),  # x 2.1
+        ({"accuracy": [0.015] * STEPS, "reward": [0.1] * STEPS, "length": [50] * STEPS}, "healthy"),
+        ({"accuracy": [0.005] * STEPS, "reward": [0.1] * STEPS, "length": [50] * STEPS}, "starved"),
         ({"accuracy": rise(0.2, 0.08), "reward": [0.2] * STEPS}, "healthy"),  # by chance
         ({"accuracy": [0.8] * 10 + [0.45] * 10, "reward": [0.5] * STEPS}, "healthy"),
         ({"accuracy": [0.8] * 10 + [0.35] * 10, "reward": [0.5] * STEPS}, "broken"),
@@ -419,6 +423,19 @@ def test_the_command_to_try(name, tmp_path, monkeypatch, capsys):
         _, *module, rest = command.split(" ", 3 if " -m " in command else 2)
         script = module[-1].removesuffix(".py")
         options.parse_options(importlib.import_module(script).Config, words=shlex.split(rest))
+
+
+@pytest.mark.parametrize("script", reader.scripts())
+def test_every_script_can_be_run_again(script):
+    """Whatever a log shows, from wherever it is: options that the script has, or no command."""
+    found = runs.Run("runs/x", script.rpartition(".")[2], run(), [])
+    for symptom in symptoms.SYMPTOMS.values():
+        given = levers.with_options(found, symptom, symptoms.Quarters(found.training))
+        if given and "grpo.py" not in given:
+            start, module = ("python -m ", script) if "." in script else ("python ", f"{script}.py")
+            assert given.startswith(start + module)
+            words = shlex.split(given.removeprefix(start + module))
+            options.parse_options(importlib.import_module(script).Config, words=words)
 
 
 def test_levers_of_a_committed_composition(monkeypatch, capsys):
