@@ -210,8 +210,8 @@ def main():
     if args.one:
         return run_one(args.one, args.seed)
     arms = list(dict.fromkeys(arm for name in args.only for arm in EXPERIMENTS[name].arms))
-    seeds = args.seeds or sorted({seed for arm in arms for seed in ARMS[arm].seeds})
-    wanted = [(arm, seed) for seed in seeds for arm in arms if seed in ARMS[arm].seeds]
+    asked = args.seeds or sorted({seed for arm in arms for seed in ARMS[arm].seeds})
+    wanted = [(arm, seed) for seed in asked for arm in arms if seed in ARMS[arm].seeds]
     done = {arm: archive.seeds_of(arm) for arm in arms}
     todo = [(arm, seed) for arm, seed in wanted if seed not in done[arm]]
     if args.list:
@@ -224,7 +224,7 @@ def main():
                 changes = "".join(f", {k} of {v}" for k, v in ARMS[arm].swap.items())
                 changes += ", lines changed" if ARMS[arm].edits else ""
                 changes += f", rollouts in {ARMS[arm].sampler}" if ARMS[arm].sampler else ""
-                print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(1)}{changes}")
+                print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(seeds[0])}{changes}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
     prepare_models([name for name, _ in todo])

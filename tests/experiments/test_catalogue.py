@@ -85,6 +85,17 @@ def test_twenty_are_planted_anew():
     assert len(set(seeds)) == len(seeds) == 20 and not set(seeds) & others
 
 
+def test_every_seed_of_an_arm_is_run(tmp_path, monkeypatch):
+    """Unless --seeds says otherwise: the seeds of what is planted anew are not 1 to 5."""
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    started = []
+    monkeypatch.setattr(run, "run_all", lambda todo, jobs: started.extend(todo))
+    for words, count in ((["--only", "planted_anew"], 20), (["--only", "long", "--seeds", "2"], 1)):
+        monkeypatch.setattr(sys, "argv", ["run", *words])
+        assert run.main() is None and len(started) == count
+        started.clear()
+
+
 def test_easy_problems_are_products():
     """1 * a * b: nothing that a search could miss; some are held out."""
     problems = read_problems(str(HERE / "experiments/easy.jsonl"))
