@@ -26,13 +26,14 @@ from types import SimpleNamespace
 
 from compose import composition
 from compose.reader import HERE, file_of, source_of
-from countdown_task import REWARDS, InputError
+from countdown_task import REWARDS
 from experiments import archive
 from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS, max_likelihood
 from experiments.catalogue.aha import SELDOM
 from experiments.catalogue.arm import SEEDS
 from experiments.catalogue.exercises import TEACHER
 from experiments.rewards import MORE_REWARDS
+from tasks import InputError
 
 # What loads torch is imported by the functions that run something: --list takes no second.
 

@@ -14,25 +14,29 @@ import uuid
 
 from runtime.run_folder import reason, write_text
 
-from countdown_task import REWARDS, InputError
+from tasks import InputError
 
 PROJECT = "grpo-family"  # of wandb and trackio
 TRL_NAMES = {  # ours -> TRL's, where both are the same quantity; docs/metrics.md has the table
     "length": "completions/mean_length",
     "truncated": "completions/clipped_ratio",
     "groups_without_signal": "frac_reward_zero_std",
-    **{f"reward_{component}": f"rewards/{component}/mean" for component in REWARDS},
 }
 
 
-def named(row):
-    """{name in a tracker: number} of a row of metrics.jsonl, with Hugging Face's prefixes."""
+def named(row, components=()):
+    """{name in a tracker: number} of a row of metrics.jsonl, with Hugging Face's prefixes.
+
+    components: the names of the rewards that the row has, as --reward_components has them.
+    """
+    rewards = {f"reward_{component}": f"rewards/{component}/mean" for component in components}
+    theirs = TRL_NAMES | rewards
     values = {}
     for key, value in row.items():
         name = key.removeprefix("eval_")
         prefix = "train" if name == key else "eval"
         if key != "step" and isinstance(value, int | float) and math.isfinite(value):
-            values[f"{prefix}/{TRL_NAMES.get(name, name)}"] = value
+            values[f"{prefix}/{theirs.get(name, name)}"] = value
     return values
 
 
@@ -50,6 +54,7 @@ class Tracker:
 
     def __init__(self, name, folder, settings, rows):
         self.name = name
+        self.components = settings.get("reward_components", ())
         self.writer = None
         if name != "none":
             self.writer = self._try(WRITERS[name], folder, settings)
@@ -58,7 +63,7 @@ class Tracker:
 
     def log(self, row):
         """One row of metrics.jsonl; one without numbers says nothing to a tracker."""
-        if self.writer and (values := named(row)):
+        if self.writer and (values := named(row, self.components)):
             self._try(self.writer.log, row["step"], values)
 
     def __enter__(self):

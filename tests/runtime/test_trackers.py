@@ -18,7 +18,8 @@ import pytest
 
 import grpo
 from common import HERE
-from countdown_task import REWARDS, InputError
+from countdown_task import REWARDS
+from tasks import InputError
 from tests.faults import micro
 from tools import tiny_runs
 
@@ -57,7 +58,7 @@ def logged(folder):
     """{name: [(step, value)]} of metrics.jsonl, nulls left out, as a tracker should have it."""
     series = {}
     for row in run_folder.read_jsonl(folder / "metrics.jsonl"):
-        for name, value in trackers.named(row).items():
+        for name, value in trackers.named(row, REWARDS).items():
             series.setdefault(name, []).append((row["step"], value))
     return series
 
@@ -201,7 +202,7 @@ def test_wandb_goes_on_with_the_same_run(model, tmp_path, monkeypatch, wandb):
     assert first["name"] == "run" and first["dir"] == folder
     assert wandb.config[1]["steps"] == 6 and wandb.metrics[0] == ("*", "step")
     rows = run_folder.read_jsonl(folder / "metrics.jsonl")
-    sent = [{"step": row["step"], **trackers.named(row)} for row in rows]
+    sent = [{"step": row["step"], **trackers.named(row, REWARDS)} for row in rows]
     assert strip(wandb.server[first["id"]]) == strip(sent)
     train(model, folder, report_to="wandb", overwrite=True, steps=1)
     assert wandb.init[2]["id"] != first["id"] and len(wandb.server[wandb.init[2]["id"]]) == 3
@@ -256,7 +257,7 @@ def test_trackio_has_one_run_for_a_folder(model, tmp_path, monkeypatch):
             train(model, folder, report_to="trackio")
     train(model, folder, report_to="trackio", resume=True)
     rows = run_folder.read_jsonl(folder / "metrics.jsonl")
-    sent = [{"step": row["step"], **trackers.named(row)} for row in rows]
+    sent = [{"step": row["step"], **trackers.named(row, REWARDS)} for row in rows]
     assert list(store.values()) == [sent]
     train(model, folder, report_to="trackio", overwrite=True, steps=1)
     assert len(store) == 2 and [name[:4] for name in names] == ["run-", "end"] * 3
@@ -343,6 +344,8 @@ def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, capsys, monkeypatch
 
 # ---- Names --------------------------------------------------------------------------------------
 
+OF_A_TASK = ("answer", "brevity")  # names that a task gives its rewards
+
 
 def test_named_takes_numbers_and_leaves_out_nulls():
     row = {"step": 3, "kind": "step", "reward": 0.5, "clipped_low": None, "pairs": [[1, 2]]}
@@ -365,18 +368,18 @@ def test_the_page_has_the_names():
     shown = {
         ours.replace("<component>", component): theirs.replace("<component>", component)
         for ours, theirs in pairs
-        for component in REWARDS
+        for component in OF_A_TASK
     }
     assert {ours: [theirs] for ours, theirs in shown.items()} == {
-        ours: list(trackers.named({ours: 1})) for ours in shown
+        ours: list(trackers.named({ours: 1}, OF_A_TASK)) for ours in shown
     }
-    assert {ours.removeprefix("eval_") for ours in shown} == trackers.TRL_NAMES.keys()
+    rewards = {f"reward_{component}" for component in OF_A_TASK}
+    assert {ours.removeprefix("eval_") for ours in shown} == trackers.TRL_NAMES.keys() | rewards
 
 
 def test_trl_logs_these_names():
     spec = importlib.util.find_spec("trl") or pytest.skip("trl is not installed")
     trainer = Path(spec.origin).parent / "trainer/grpo_trainer.py"
     source = trainer.read_text(encoding="utf-8")
-    for name in trackers.TRL_NAMES.values():
-        written = re.sub("^rewards/.*/mean$", "rewards/{reward_func_name}/mean", name)
+    for written in [*trackers.TRL_NAMES.values(), "rewards/{reward_func_name}/mean"]:
         assert f'"{written}"' in source
