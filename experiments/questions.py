@@ -14,6 +14,10 @@ import json
 import subprocess
 import sys
 
+from runtime.intervals import interval
+
+import numpy as np
+
 import common
 import grpo
 import tasks
@@ -47,6 +51,17 @@ def trained(script, seed, base):
         options |= {"seed": seed, "threads": 1, "eval_every": 0, "output_dir": str(folder)}
         module.train(module.Config(**options, resume=folder.exists()))
     return folder / "checkpoint"
+
+
+def table():
+    """The lines of the table in docs/own_task.md, of what is written down."""
+    found = json.loads(FOUND.read_text(encoding="utf-8"))
+    lines = ["| script | before | after | gain in points, 95 % interval |", "|---|---|---|---|"]
+    for script, after in found["after"].items():
+        low, high = (100 * bound for bound in interval(np.array(after) - found["before"]))
+        means = f"{100 * found['before']:.1f} % | {100 * np.mean(after):.1f} %"
+        lines.append(f"| {script}.py | {means} | {low:+.1f} to {high:+.1f} |")
+    return lines
 
 
 def main():

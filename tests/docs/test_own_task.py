@@ -10,6 +10,7 @@ import pytest
 import grpo
 import tasks
 from common import HERE
+from experiments import questions
 from tasks import question_task
 from tests.core import test_tasks
 
@@ -88,3 +89,8 @@ def test_the_task_keeps_the_protocol_and_trains(save, llama_folder, tmp_path):
     problem = importlib.import_module(name).Problem((3, 12, 7))
     assert problem.is_correct("12 is the largest</think>\n<answer>12</answer>")
     assert not problem.is_correct("</think>\n<answer>7</answer>")
+
+
+def test_the_page_has_what_was_measured():
+    assert "\n".join(questions.table()) in PAGE
+    assert questions.WARM_START.partition(" --steps")[0] in " ".join(PAGE.split())
