@@ -15,16 +15,17 @@ import pytest
 
 from common import HERE
 from compose import composition
-from countdown_task import InputError, is_held_out, read_problems
+from countdown_task import problems_of
 from experiments import archive, run
 from experiments.catalogue import ARMS, DEFINED_IN, EXPERIMENTS, MODULES, pairs, planted_anew
 from experiments.catalogue.arm import Arm
 from experiments.run import edited, prepare
 from experiments.symptoms import SYMPTOMS
+from tasks import InputError
+from tasks.source import is_held_out
 
 # Flags that a script had when the logs were written; the arm has an edit in place of it.
 LOGGED_WITH = {"prime_seen": {"score": "seen"}}
-TO_BE_RUN = planted_anew.ARMS  # committed before their runs: a log is not missed yet
 
 
 def script_of(arm):
@@ -42,7 +43,7 @@ def test_arms_are_possible(name):
     steps = configured.Config(**arm.flags).steps
     for function, source in arm.swap.items():
         assert hasattr(module, function) and hasattr(importlib.import_module(source), function)
-    for seed in archive.seeds_of(name) if name in TO_BE_RUN else arm.seeds:
+    for seed in arm.seeds:
         head, *rows = archive.read(name, seed)
         assert head["flags"] == arm.flags | LOGGED_WITH.get(name, {})
         assert head["swap"] == arm.swap and head["seed"] == seed
@@ -81,7 +82,7 @@ def test_twenty_are_planted_anew():
         "sampler and update disagree",
     }
     seeds = [seed for plant in plants for seed in plant.arm.seeds]
-    others = {seed for name, arm in ARMS.items() if name not in TO_BE_RUN for seed in arm.seeds}
+    others = {seed for name in ARMS.keys() - planted_anew.ARMS.keys() for seed in ARMS[name].seeds}
     assert len(set(seeds)) == len(seeds) == 20 and not set(seeds) & others
 
 
@@ -98,7 +99,7 @@ def test_every_seed_of_an_arm_is_run(tmp_path, monkeypatch):
 
 def test_easy_problems_are_products():
     """1 * a * b: nothing that a search could miss; some are held out."""
-    problems = read_problems(str(HERE / "experiments/easy.jsonl"))
+    problems = problems_of(str(HERE / "experiments/easy.jsonl"))
     assert all(p.numbers[0] == 1 and p.target == math.prod(p.numbers) for p in problems)
     held_out = sum(map(is_held_out, problems))
     assert held_out == planted_anew.ARMS["starved_easy"].flags["eval_problems"]
@@ -147,7 +148,7 @@ def test_every_log_is_in_the_zip_of_its_experiment():
             arm, seed = re.fullmatch(r"(.+)-seed(\d+)\.jsonl", name).groups()
             assert DEFINED_IN[arm] == file.stem
             arms.setdefault(arm, []).append(int(seed))
-    assert ARMS.keys() - TO_BE_RUN.keys() <= arms.keys() <= ARMS.keys()
+    assert arms.keys() == ARMS.keys()
     assert all(set(seeds) >= set(ARMS[arm].seeds) for arm, seeds in arms.items())
 
 
