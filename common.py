@@ -65,8 +65,9 @@ def encode_prompts(model, tokenizer, problems, config):
     InputError if a prompt leaves less room than max_new_tokens in the model's context.
     """
     check_size(len(problems) * config.group_size, config)
+    texts = [problem.prompt() for problem in problems]
     try:
-        encoded = [chat.prompt_ids(tokenizer, problem.prompt()) for problem in problems]
+        encoded = [chat.prompt_ids(tokenizer, text) for text in texts]
     except Exception as error:  # a chat template is somebody else's program
         raise InputError(f"--model {config.model}: its chat template fails: {error}") from error
     vocabulary = model.get_input_embeddings().num_embeddings

@@ -65,7 +65,7 @@ class Config:
     max_number: int = option(12, "numbers run from 1 to this")
     min_target: int = option(10, "smallest target")
     max_target: int = option(60, "largest target")
-    data: str = option("", "JSONL or parquet file of problems to use instead")
+    data: str = option("", "file of problems to use instead: JSONL, JSON, CSV, parquet")
     # Run
     seed: int = option(1, "seed of problems and sampling")
     threads: int = option(0, "threads on a CPU; 0: a short timing decides", within=(0, 1024))
@@ -75,7 +75,7 @@ class Config:
     output_dir: str = option("", "default: runs/<script>-seed<seed>")
     report_to: str = option("none", "or tensorboard, wandb, trackio, csv", choices=session.TRACKERS)
     resume: bool = option(False, "continue the run in output_dir")
-    overwrite: bool = option(False, "replace the run in output_dir")
+    overwrite: bool = option(False, "replace the run in output_dir, and all else there")
 
 
 @dataclass

@@ -138,8 +138,7 @@ def trace(problem, rng):
     Of a problem that is no Countdown, of its worked solution.
     """
     if not isinstance(problem, Problem):
-        conclusion = f"</think>\n<answer>{problem.result}</answer>"
-        return [(problem.work, PLAIN), (conclusion, PLAIN)]
+        return [(problem.solution(), PLAIN)]
     lines = list(search_lines(problem).items())
     rng.shuffle(lines)
     pairs = {first: set(re.findall(r"\d+", first)) for first, _ in lines}
@@ -317,8 +316,10 @@ def main():
     parser.add_argument("--output_dir", default="base_model", help="where the model goes")
     parser.add_argument("--start", default="", help="model folder to go on from, not from scratch")
     parser.add_argument(
-        "--task", default=COUNTDOWN, help="module of the task; its data has solutions"
+        "--task", default=COUNTDOWN, help="module of the task; its Problem has solution()"
     )
+    parser.add_argument("--data", default="", help="file of problems for that task")
+    parser.add_argument("--eval_problems", type=int, default=384, help="held-out ones, at the end")
     parser.add_argument(
         "--retry", type=float, default=RETRY, help="share of retry points taught as wait"
     )
@@ -338,9 +339,11 @@ def main():
 
     torch.manual_seed(args.seed)
     try:
-        task = tasks.load(grpo.Config(task=args.task))
-        if not hasattr(task.sample(1, random.Random(0))[0], "work") and args.task != COUNTDOWN:
-            raise InputError(f"--task {args.task}: its problems have no worked solution")
+        task = tasks.load(grpo.Config(task=args.task, data=args.data))
+        has_solution = hasattr(task.sample(1, random.Random(0))[0], "solution")
+        if args.task != COUNTDOWN and not has_solution:
+            raise InputError(f"--task {args.task}: its Problem has no solution() to be taught")
+        problems = task.held_out(args.eval_problems)
         model, tokenizer = common.load_model(args.start) if args.start else (None, None)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--start", 1))
@@ -351,7 +354,6 @@ def main():
     train(model, Traces(tokenizer, args.seed, args.retry, task), args)
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    problems = task.held_out(384)
     print(f"saved to {folder}; on {len(problems)} held-out problems, 16 completions each:")
     for name, value in quality(model, tokenizer, problems).items():
         print(f"  {name:32s} {value:.1f}" if "tokens" in name else f"  {name:32s} {value:.1%}")

@@ -204,7 +204,7 @@ def accuracy_text(metrics):
     """Share of right answers and its interval over problems, of which each is right or wrong."""
     share = metrics["accuracy"]
     count = metrics["problems"]
-    if count < 2:
+    if count < 2 or share in (0, 1):  # no spread among them, which is no certainty
         return f"{share:.1%}"
     deviation = math.sqrt(share * (1 - share) * count / (count - 1))  # sample std of 0s and 1s
     return f"{share:.1%} ± {half_width(deviation, count):.1%}"

@@ -247,6 +247,8 @@ class Run:
             f"--learning_rate {self.config.learning_rate} and start again; the checkpoint of step "
             f"{self.done} is kept"
         )
+        if not math.isfinite(metrics["reward"]):
+            message = f"step {step}: the reward is {metrics['reward']}; a reward is finite"
         self._record(step, "stopped", {"stopped": message})
         raise InputError(message)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from tasks.source import Source, read_problems
+from tasks.source import Source, read_problems, refuse_others
 from tasks.tags import extract_answer, is_formatted
 
 try:
@@ -59,6 +59,9 @@ class Problem:
     def reward(self, name, completion):
         return REWARDS[name](completion, self)
 
+    def solution(self):
+        return f"{self.work}</think>\n<answer>{self.result}</answer>"
+
 
 # ---- The verdict --------------------------------------------------------------------------------
 
@@ -100,9 +103,6 @@ def same_value(answer, result):
     return value is not None and value == value_of(result)
 
 
-# ---- Rewards, problems --------------------------------------------------------------------------
-
-
 def answer_reward(completion, problem):
     """1 if the answer is right, else 0."""
     return float(problem.is_correct(completion))
@@ -136,6 +136,7 @@ class Task(Source):
 
     @classmethod
     def from_config(cls, config):
+        refuse_others(config, ("data",))
         return cls(config.data)
 
     def __init__(self, data=""):

@@ -3,8 +3,8 @@
 Nothing here knows what a problem is, but for its key() and prompt().
 """
 
-import contextlib
 import csv
+import dataclasses
 import functools
 import hashlib
 import heapq
@@ -14,9 +14,10 @@ import os
 import random
 from pathlib import Path
 
-from tasks import InputError
+from tasks import InputError, printable
 
 HELD_OUT_SHARE = 0.15  # of all problems, by hash
+OPTIONS = ("operands", "max_number", "min_target", "max_target", "data")  # of tasks, in a script
 
 
 def digest(problem):
@@ -29,6 +30,14 @@ def is_held_out(problem):
     return int.from_bytes(digest(problem)[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
+def refuse_others(config, taken=()):
+    """InputError if one of OPTIONS is given, but for those that a task has a use for."""
+    for field in dataclasses.fields(config):
+        given = getattr(config, field.name)
+        if field.name in OPTIONS and field.name not in taken and given != field.default:
+            raise InputError(f"--{field.name} {given}: --task {config.task} has no use for it")
+
+
 class Source:
     """A source of problems: those of a file or, without one, what `generate` makes.
 
@@ -36,7 +45,13 @@ class Source:
     """
 
     widen = "--data"  # options that make more problems
-    made_from = ""  # options that say what is generated, with their values
+    made_from = "--task"  # options that say what is generated, with their values
+
+    @classmethod
+    def from_config(cls, config):
+        """A task that generates its problems and has no options."""
+        refuse_others(config)
+        return cls()
 
     def __init__(self, problems=None):
         self.splits = None  # of a file: (training problems, held-out problems)
@@ -85,7 +100,7 @@ class Source:
             split = "held-out" if held_out else "training"
             raise InputError(
                 f"{option} {count}: only {len(found)} distinct {split} problems found; "
-                f"ask for fewer or widen {self.widen}"
+                f"take {option} {len(found)} or widen {self.widen}"
             )
         return list(found.values())[: count + spare]
 
@@ -141,6 +156,7 @@ def read_problems(path, columns, problem_of, of_texts=dict):
 def _read_problems(path, columns, problem_of, of_texts, *_):
     problems = []
     number = 0  # of the row
+    row = None
     try:
         rows, parse = rows_of(path, of_texts)
         for number, raw in enumerate(rows, 1):  # noqa: B007, the errors below name it
@@ -150,12 +166,14 @@ def _read_problems(path, columns, problem_of, of_texts, *_):
     except ModuleNotFoundError as error:
         raise InputError(f"--data {path}: pip install pyarrow, or convert it to JSONL") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--data {path}, row {number}: need {columns} ({error!r})") from error
+        has = f"it has {', '.join(map(printable, row))}" if isinstance(row, dict) else f"{error}"
+        raise InputError(f"--data {path}, row {number}: need {columns}; {has:.200}") from error
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         where = f", row {number}" if number else ""
         is_other = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
         ending = f"; {READ}" if is_other else ""
-        raise InputError(f"--data {path}{where}: {error}{ending}") from error
+        what = f"{error.msg}, character {error.pos + 1}" if number and is_json(error) else error
+        raise InputError(f"--data {path}{where}: {what}{ending}") from error
     if not problems:
         raise InputError(f"--data {path}: the file holds no problem")
     return problems
@@ -175,9 +193,12 @@ def rows_of(path, of_texts):
     if path.lower().endswith(".csv"):
         return csv.DictReader(io.StringIO(text)), of_texts
     if text.lstrip().startswith("["):
-        with contextlib.suppress(json.JSONDecodeError):  # then it is lines after all
-            return json.loads(text), object_of
+        return json.loads(text), object_of
     return text.split("\n"), lambda line: object_of(json.loads(line)) if line.strip() else None
+
+
+def is_json(error):
+    return isinstance(error, json.JSONDecodeError)
 
 
 def object_of(row):

@@ -30,6 +30,7 @@ from experiments.runs import committed, read
 from plots.style import COLOURS, STYLES, check_picture, plt
 from tasks import InputError, printable
 
+COUNTDOWN = "countdown_task"  # of committed runs, and of those from before there was --task
 METRICS = {  # metric: its title
     "accuracy": "right completions",
     "eval_accuracy": "held-out accuracy",
@@ -176,6 +177,11 @@ def main():
         parser.exit(2, f"error: {printable(error)}\n")
     for place, run in enumerate(runs, 1):
         print(f"run {place}: {run.name}")
+    tasks = {run.settings.get("task", COUNTDOWN) for run in runs} | (
+        {COUNTDOWN} if bands else set()
+    )
+    if len(tasks) > 1:
+        print(f"no fair comparison, of different tasks: {', '.join(map(printable, sorted(tasks)))}")
     print(f"means over steps {first} to {last}; * the interval excludes 0, or outside of the seeds")
     print("\n".join(table(runs, bands, first, last)))
     draw(runs, bands, args.figure)

@@ -98,14 +98,15 @@ def main():
     quarters = Quarters(*run.log)
     what = state(run.script, *run.log)
     steps = len(run.training)
-    print(f"{run.name} ({run.script}.py, {steps} steps) is {what.word}: {what.evidence}")
+    found = findings(run.script, *run.log) if steps >= SHORTEST else []
+    # One thing at a time: other symptoms may be those of the break, the reward or the silence.
+    shaky = any(one.shown and one.symptom == "training breaks" for one in found)
+    word = "healthy, but its accuracy falls" if what.word == "healthy" and shaky else what.word
+    print(f"{run.name} ({run.script}.py, {steps} steps) is {word}: {what.evidence}")
     if steps < SHORTEST:
         advise(run, what.symptom, quarters)
         print(f"no symptoms: {steps} training steps logged, at least {SHORTEST} are needed")
         return
-    found = findings(run.script, *run.log)
-    # One thing at a time: other symptoms may be those of the break, the reward or the silence.
-    shaky = any(one.shown and one.symptom == "training breaks" for one in found)
     first = what.symptom or ("training breaks" if shaky else None)
     tried = []  # commands
     for finding in sorted(found, key=lambda one: (not one.shown, one.symptom != first)):

@@ -11,10 +11,11 @@ import countdown_task
 import grpo
 import tasks
 from common import HERE
-from tasks import InputError, make_questions, question_task
+from tasks import InputError, make_questions, question_task, source
 from tasks.question_task import Problem, final_part, value_of
 
-TASKS = ("countdown_task", "tasks.question_task")
+# A task of one's own is held to the protocol as soon as it is there.
+TASKS = ("countdown_task", *(f"tasks.{file.stem}" for file in HERE.glob("tasks/*_task.py")))
 HOSTILE = [
     "",
     "</think>",
@@ -98,6 +99,32 @@ def test_what_is_no_task_is_refused_in_a_line():
     assert "choose from answer, format" in refused(
         task="tasks.question_task", reward_components=["brevity"], reward_weights=[1.0]
     )
+
+
+@pytest.mark.parametrize("value", [None, 1, "1", float("nan")])
+def test_a_reward_that_is_no_number_is_refused_before_a_run(value, monkeypatch):
+    monkeypatch.setitem(countdown_task.REWARDS, "mine", lambda text, problem: value)
+    said = refused(reward_components=["mine"], reward_weights=[1.0])
+    assert said.startswith(f"--reward_components mine: it pays {value!r} for ''")
+
+
+def test_what_is_wrong_in_a_task_of_ones_own_is_not_hidden(tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "__path__", [str(tmp_path)])
+    (tmp_path / "broken_task.py").write_text("LIMIT = int('a')")
+    with pytest.raises(ValueError, match="invalid literal"):
+        task_of("tasks.broken_task")
+
+
+def test_options_of_another_task_are_refused(tmp_path):
+    class Task(source.Source):
+        def generate(self, rng):
+            return countdown_task.Problem((1, rng.randint(1, 1000)), 1)
+
+    config = grpo.Config(task="tasks.mine")
+    assert Task.from_config(config).sample(1, random.Random(1))
+    with pytest.raises(InputError, match=r"--data .*: --task tasks.mine has no use"):
+        Task.from_config(dataclasses.replace(config, data="rows.jsonl"))
+    assert "--operands 5: --task" in refused(task="tasks.question_task", operands=5)
 
 
 @pytest.mark.slow
@@ -199,6 +226,17 @@ def test_hostile_data_is_one_line(row, why, tmp_path):
     file.write_text(json.dumps(row), encoding="utf-8")
     line = refused(task="tasks.question_task", data=str(file))
     assert line.startswith(f"--data {file}, row 1: ") and why in line
+
+
+def test_a_message_says_what_a_file_has_and_where_it_breaks(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "How many?", "solution": "3"}', encoding="utf-8")
+    said = refused(task="tasks.question_task", data=str(file))
+    assert said.endswith("need question and answer, both texts; it has prompt, solution")
+    file.write_text('{"question": "How many?", "answer": "3', encoding="utf-8")
+    assert "row 1: Unterminated string starting at, character" in refused(data=str(file))
+    file.write_text('[{"question": "How many?",\n "answer": "3"},\n {]', encoding="utf-8")
+    assert "line 3 column 3" in refused(task="tasks.question_task", data=str(file))
 
 
 def test_the_embedded_questions_are_what_the_program_writes():

@@ -52,7 +52,7 @@ def trained(tmp_path, **options):
 
 def test_the_reward_trains_after_its_own_test(save, llama_folder, tmp_path):
     name = save("mine", REWARD)
-    exec(REWARD_TEST, {})
+    exec(f"{REWARD_TEST}\ntest_short()", {})
     command = re.search(r"python grpo.py (--task tasks.mine.*)", PAGE)[1].split()
     assert command[:5] == ["--task", name, "--reward_components", "answer", "short"]
     row = trained(
@@ -68,10 +68,10 @@ def test_the_reward_trains_after_its_own_test(save, llama_folder, tmp_path):
 def test_the_rewards_test_catches_the_seam_that_the_page_names(save):
     """'Without problem.is_correct in it, the third line would have been paid.'"""
     save("mine", REWARD.replace("problem.is_correct(completion) and ", ""))
-    lines = REWARD_TEST.split("\n")
-    third = [line for line in lines if line.startswith("assert")][2]
+    checks = re.findall("    assert .*\n", REWARD_TEST)
+    third = REWARD_TEST.partition(checks[0])[0] + checks[2]
     with pytest.raises(AssertionError):
-        exec("\n".join([*lines[:3], third]), {})
+        exec(f"{third}\ntest_short()", {})
 
 
 def test_the_row_of_data_is_a_problem():
