@@ -327,7 +327,9 @@ def test_reports_are_of_the_logs():
 
 
 def test_what_is_planted_anew_is_counted(tmp_path, monkeypatch):
-    """Of the runs that are there: states and symptoms as planted, and others; the rest waits."""
+    """States and symptoms as planted, those missed, and others."""
+    three = ("starved_cut", "healthy_gmpo", "broken_stop")
+    monkeypatch.setattr(reports, "PLANTS", {name: reports.PLANTS[name] for name in three})
     monkeypatch.setattr(archive, "LOGS", tmp_path)
     row = {"reward": 0.1, "accuracy": 0.0, "length": 20, "entropy": 0.1, "truncated": 1.0}
     row |= {"groups_without_signal": 1.0, "kl_ref": 0.5}
@@ -336,15 +338,13 @@ def test_what_is_planted_anew_is_counted(tmp_path, monkeypatch):
     archive.save("healthy_gmpo", 102, ['{"script": "zoo.gmpo"}', *cut])
     archive.save("broken_stop", 114, ['{"script": "zoo.gmpo"}', '{"step": 1, "stopped": "broke"}'])
     text = "\n".join(reports.named_anew())
-    assert "Of the 3 that have run, 2 are named as planted, and 1 of 1 planted symptoms" in text
-    assert "17 are to be run: `python -m experiments.run --only planted_anew`" in text
+    assert "2 are named as planted, and 1 of 1 planted symptoms are shown" in text
     assert (
-        "| starved_cut-seed108 | starved | starved | every completion is cut | 1 of 1 | "
+        "| starved_cut-seed108 | starved | starved | every completion is cut | - | "
         "policy far from the start |" in text
     )
-    assert "| healthy_gmpo-seed102 | healthy | starved | - | 0 of 0 | every completion" in text
-    assert "| broken_stop-seed114 | broken | broken | - | 0 of 0 | - |" in text
-    assert "| hacked_vote-seed120 | hacked | to be run |" in text
+    assert "| healthy_gmpo-seed102 | healthy | starved | - | - | every completion" in text
+    assert "| broken_stop-seed114 | broken | broken | - | - | - |" in text
 
 
 def test_effects_pair_seeds_and_judge_by_the_sign_expected(monkeypatch):
