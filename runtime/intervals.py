@@ -1,4 +1,4 @@
-"""The one interval that is printed here, whatever the mean is over: seeds, steps or problems."""
+"""The intervals that are printed here: of a mean over seeds, steps or problems, and of one more."""
 
 import numpy as np
 from scipy.special import stdtrit
@@ -16,4 +16,14 @@ def interval(values):
     """
     values = np.asarray(values, float)
     half = half_width(values.std(ddof=1), len(values))
+    return values.mean() - half, values.mean() + half
+
+
+def prediction(values):
+    """(low, high) of the 95 % interval for one more value like these n >= 2 independent ones (n,).
+
+    Wider than the interval of their mean: one value scatters more than a mean of n does.
+    """
+    values = np.asarray(values, float)
+    half = half_width(values.std(ddof=1), len(values)) * np.sqrt(len(values) + 1)
     return values.mean() - half, values.mean() + half

@@ -9,8 +9,14 @@ A number is the mean over the last quarter of the steps that all runs have, or o
 difference is that to the first run, with its 95 % paired t interval over those steps: runs with
 the same seed see the same problems, step by step. It says whether these two runs differ, not
 whether two methods do: that takes seeds. Held-out accuracy is that of the first
-run's last evaluation in those steps, and of the others' at the same step. Committed arms are
-those of `python -m experiments.run --list`; five seeds of one say how far chance alone goes.
+run's last evaluation in those steps, and of the others' at the same step.
+
+Committed arms are those of `python -m experiments.run --list`. Of each the lowest and the highest
+seed are shown. A star says that the first run is outside of what one more seed would give: the
+95 % prediction interval of the seeds, which is wider than they are. Chance alone stars 6 of 100
+numbers: so many were starred when each seed of the committed arms was judged by its siblings. So
+a star or two in a table say nothing; look for the metric that you predicted. Against a run of
+another seed chance stars 17 of 100, because a run's steps resemble each other.
 """
 
 if __package__ != "tools":
@@ -22,7 +28,7 @@ import re
 from pathlib import Path
 from statistics import fmean, stdev
 
-from runtime.intervals import half_width
+from runtime.intervals import half_width, prediction
 
 from experiments.curves import curve
 from experiments.effects import number
@@ -117,11 +123,16 @@ def against(values, base):
 
 
 def range_of(means, mine):
-    """The range of an arm's seeds: a star if the first run is outside by more than rounding."""
-    low, high = min(means), max(means)
+    """The range of an arm's seeds: a star if the first run is not what one more seed would be.
+
+    One seed says nothing of the others, so none is starred by it.
+    """
     slack = 1e-4 * abs(mine)  # committed logs keep five digits
-    inside = low - slack <= mine <= high + slack
-    return f"{number(low)} to {number(high)}{'' if inside else '*'}"
+    star = ""
+    if len(means) > 1:
+        low, high = prediction(means)
+        star = "" if low - slack <= mine <= high + slack else "*"
+    return f"{number(min(means))} to {number(max(means))}{star}"
 
 
 def band(seeds, metric):
@@ -177,12 +188,12 @@ def main():
         parser.exit(2, f"error: {printable(error)}\n")
     for place, run in enumerate(runs, 1):
         print(f"run {place}: {run.name}")
-    tasks = {run.settings.get("task", COUNTDOWN) for run in runs} | (
-        {COUNTDOWN} if bands else set()
-    )
+    tasks = {run.settings.get("task", COUNTDOWN) for run in runs}
+    tasks |= {COUNTDOWN} if bands else set()
     if len(tasks) > 1:
         print(f"no fair comparison, of different tasks: {', '.join(map(printable, sorted(tasks)))}")
-    print(f"means over steps {first} to {last}; * the interval excludes 0, or outside of the seeds")
+    print(f"means over steps {first} to {last}; * the interval excludes 0, or one more seed of the")
+    print("arm would not be there (95 % prediction interval; chance stars 6 numbers of 100)")
     print("\n".join(table(runs, bands, first, last)))
     draw(runs, bands, args.figure)
     print(f"picture: {args.figure}")

@@ -2,10 +2,14 @@
 
 import json
 import sys
+from statistics import fmean
+
+from runtime.intervals import prediction
 
 import pytest
 
-from experiments import runs
+from experiments import archive, runs
+from experiments.catalogue import ARMS
 from tools import compare
 
 STEPS = 12
@@ -84,14 +88,50 @@ def test_evaluations_of_one_step_are_compared():
     mine = run({0: 0, 5: 5, 10: 10})
     other = run({0: 0, 4: 4, 8: 8})
     same = run({0: 7, 10: 7, 20: 7})
-    rows = compare.table([mine, other, same], {"arm": [other, same]}, 1, 12)
+    rows = compare.table([mine, other, same], {"arm": [other, same, same]}, 1, 12)
     assert rows[1].split() == ["eval_accuracy", "10", "-", "7", "(-3)", "7", "to", "7*"]
+
+
+def test_one_more_seed_by_hand():
+    """Seeds 1, 2, 3: 2 ± t of two degrees, 4.303, times sqrt(1 + 1/3). One alone is no judge."""
+    low, high = prediction([1.0, 2.0, 3.0])
+    assert high - 2 == pytest.approx(4.302653 * (4 / 3) ** 0.5) and 2 - low == high - 2
+    assert compare.range_of([1.0, 2.0, 3.0], 6.9) == "1 to 3"
+    assert compare.range_of([1.0, 2.0, 3.0], 7.0) == "1 to 3*"
+    assert compare.range_of([1.0], 7.0) == "1 to 1"
 
 
 def test_rounding_is_no_difference():
     """Logs are rounded, runs are not: the same evaluation must not get a star."""
-    assert compare.range_of([0.57292, 0.6276], 0.6276041666) == "0.573 to 0.628"
-    assert compare.range_of([0.57292, 0.6276], 0.6302083333) == "0.573 to 0.628*"
+    assert compare.range_of([0.6276, 0.6276], 0.6276041666) == "0.628 to 0.628"
+    assert compare.range_of([0.6276, 0.6276], 0.6302083333) == "0.628 to 0.628*"
+
+
+@pytest.mark.slow
+def test_how_many_stars_chance_gives():
+    """Every seed of the arms of five against its siblings: the figures of compare's docstring."""
+    judged = starred = between = of_pairs = 0
+    for arm in (arm for arm in ARMS if len(archive.seeds_of(arm)) == 5):
+        seeds = runs.committed(arm)
+        if not all(run.training for run in seeds):  # it broke at once
+            continue
+        first, last = compare.window(seeds, None)
+        for metric in compare.METRICS:
+            values = [found for run in seeds if (found := run.over(metric, first, last))]
+            if len(values) < 5:
+                continue
+            means = list(map(fmean, values))
+            for index, mine in enumerate(means):
+                judged += 1
+                siblings = means[:index] + means[index + 1 :]
+                starred += compare.range_of(siblings, mine).endswith("*")
+            for one, other in (values[:2], values[2:4]):
+                if not metric.startswith("eval_") and len(one) == len(other) > 1:
+                    between += compare.against(one, other).endswith("*")
+                    of_pairs += 1
+    assert judged > 10_000 and of_pairs > 4_000
+    assert round(100 * starred / judged) == 6
+    assert round(100 * between / of_pairs) == 17
 
 
 def test_the_spread_of_older_logs(tmp_path):
