@@ -91,6 +91,7 @@ class Run:
         self.config = config
         self.stop = False  # set by Ctrl-C
         self.fruitless = 0  # steps in a row that were all cut and taught nothing
+        self.far = False  # once kl_ref has been so large that it needs a word
         self.last_norm = None  # the gradient's, of the last step that updated
         self.path = self.folder.path
         settings = {"script": self.name, **dataclasses.asdict(config)}
@@ -201,6 +202,13 @@ class Run:
                 "for three steps every completion was cut and no group had signal, so nothing is "
                 "learnt: raise --max_new_tokens, or see in samples.jsonl whether the model knows "
                 "the format",
+                flush=True,
+            )
+        if not self.far and (metrics.get("kl_ref") or 0) > 10:
+            self.far = True
+            print(
+                "kl ref is made by a few tokens now, which the initial model often writes and the "
+                "policy hardly ever: k3 has no upper bound there (docs/metrics.md)",
                 flush=True,
             )
 

@@ -152,6 +152,23 @@ def test_metrics_are_complete_without_signal(tiny, tmp_path):
 # ---- The same numbers again: seeds, evaluation, kill, Ctrl-C ------------------------------------
 
 
+@pytest.mark.parametrize("kl", [9, 2606])
+def test_a_huge_kl_is_explained_once(kl, tiny, tmp_path, monkeypatch, capsys):
+    """It frightens, and says only that a few tokens have been left."""
+    loss = grpo.policy_loss
+
+    def far(*given):
+        token_loss, metrics = loss(*given)
+        return token_loss, {**metrics, "kl_ref": torch.full_like(token_loss, kl)}
+
+    monkeypatch.setattr(grpo, "policy_loss", far)
+    paid = {"reward_components": ["brevity"], "reward_weights": [1.0]}
+    train(**tiny | paid | {"steps": 2}, output_dir=tmp_path / "run")
+    text = capsys.readouterr().out
+    assert f"{kl:.4f}" in text
+    assert text.count("kl ref is made by a few tokens") == (kl > 10)
+
+
 @pytest.mark.slow
 def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path):
     """The same seed gives the same metrics, also without the evaluation after each step."""
