@@ -229,25 +229,25 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         ],
     ),
     (
-        "clip: retry points without gradient",
-        "share of retry points",
+        "clip: tokens without gradient",
+        "share of tokens of the kind",
         [
-            ("stale_ppo_clip", "zeroed_retry_point", "PPO's clip"),
-            ("stale_ppo_clip", "zeroed_number", "PPO's clip, numbers"),
-            ("stale_cispo", "zeroed_retry_point", "CISPO"),
+            ("stale_ppo_clip", "zeroed_retry_point", "PPO's clip: try again or stop"),
+            ("stale_ppo_clip", "zeroed_number", "PPO's clip: numbers"),
+            ("stale_cispo", "zeroed_retry_point", "CISPO: try again or stop"),
         ],
     ),
     (
-        "length: wrong completions",
-        "tokens",
+        "length, where only one try pays",
+        "tokens of wrong completions",
         [
-            ("kl_0", "length_wrong", "1/|o|"),
-            ("token_mean", "length_wrong", "token mean"),
-            ("constant_length", "length_wrong", "constant"),
+            ("first_grpo", "length_wrong", "1/|o|"),
+            ("first_token_mean", "length_wrong", "token mean"),
+            ("first_constant", "length_wrong", "constant"),
         ],
     ),
     (
-        "KL: distance to the initial model",
+        "KL: distance to the start",
         "nats per token (k3)",
         [
             ("kl_0", "kl_ref", "coefficient 0"),
@@ -256,8 +256,8 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         ],
     ),
     (
-        "advantage: distinct values, 3 rewards",
-        "levels per batch",
+        "advantage: values, 3 rewards",
+        "distinct values per batch",
         [
             ("pooled_three", "advantage_levels", "pooled"),
             ("decoupled_three", "advantage_levels", "decoupled (gdpo.py)"),
@@ -331,13 +331,14 @@ ZOO_PANELS = [
 ]
 
 
-def draw_panels(panels, name, conditions, experiments, last_step=None):
-    """One panel for each quantity that a script moves, over steps."""
-    figure, grid = plt.subplots(2, 3, figsize=(11, 6.2), layout="constrained")
+def draw_panels(panels, name, conditions, experiments, width=11):
+    """One panel for each quantity that a script moves, over steps; a narrow one has large text."""
+    figure, grid = plt.subplots(2, 3, figsize=(width, 6.2), layout="constrained")
     for axes, (title, unit, lines) in zip(grid.flat, panels, strict=True):
         for index, (arm, metric, label) in enumerate(lines):
-            draw_seeds(axes, arm, metric, label, index, last_step)
-        axes.set(title=title, xlabel="step (one rollout each)", ylabel=unit)
+            draw_seeds(axes, arm, metric, label, index)
+        axes.set(title=title, xlabel="step", ylabel=unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if metric == "ratio_max":
             axes.set(yscale="log", ylim=(0.7, 2000))  # room for the legend
         elif axes.get_ylim()[0] > -0.1:  # nothing is negative
@@ -567,10 +568,11 @@ def main():
     draw_panels(
         PANELS,
         "axes_measured",
-        "Granularity and clip: 16 updates per rollout, learning rate 5e-4, no KL;\nthe others 4 "
-        "updates, 2e-4; length without KL; sampling in dapo.py.",
-        ("granularity", "clip_object", "length", "kl", "advantage", "sampling"),
-        last_step=20,
+        "Granularity and clip: 16 updates per rollout,\nlearning rate 5e-4, no KL; the others 4 "
+        "updates, 2e-4. Length: only the first line of a search is paid, no KL.\nSampling in "
+        "dapo.py.",
+        ("granularity", "clip_object", "length_inflation", "kl", "advantage", "sampling"),
+        width=9.2,  # README's
     )
     draw_panels(
         ZOO_PANELS,
