@@ -1,8 +1,9 @@
-"""Writes docs/handout.html, one page to print on A4: the skeleton, the map, symptoms and levers.
+"""Writes docs/handout.html, a sheet to print on both sides of A4.
 
     python -m plots.handout
 
-Equations are grpo.py's, both tables the README's.
+In front the skeleton, the map, symptoms and levers: equations are grpo.py's, both tables the
+README's. On the back the three exercises of a lesson, from docs/exercises.md, with room to predict.
 """
 
 if __package__ != "plots":
@@ -12,7 +13,7 @@ import html
 
 import common
 from compose.reader import equations, source_of
-from plots.markdown import table_of
+from plots.markdown import MARKDOWN, section, table_of
 
 PAGE = common.HERE / "docs/handout.html"
 QUESTIONS = {  # axis: what the methods argue about on it
@@ -23,6 +24,11 @@ QUESTIONS = {  # axis: what the methods argue about on it
     "advantage": "Several rewards, one group: what is compared with what?",
     "sampling": "Which groups are learnt from?",
     "sampler": "Which policy drew the tokens, and does the update know?",
+}
+EXERCISES = {  # those of a lesson, in its order: what is to be predicted
+    "4. KL": ("kl_ref", "held-out accuracy"),
+    "1. Granularity": ("ratio_spread", "held-out accuracy"),
+    "16. Find the fault": ("the number that is wrong", "the line"),
 }
 STYLE = """
 @page { size: A4; margin: 10mm 12mm }
@@ -35,7 +41,10 @@ pre { margin: 1mm 0; overflow-x: auto; border-left: 2pt solid #0072b2; padding-l
 table { border-collapse: collapse; width: 100%; font-size: 8.5pt }
 th, td { border-bottom: .5pt solid #999; padding: .2mm 1.5mm .2mm 0; text-align: left;
     vertical-align: top }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto } .back { break-before: page }
+.back h2 { margin-top: 4mm } .back p { margin: 1.5mm 0 }
+.predict { display: flex; gap: 3mm; margin: 3mm 0 !important }
+.predict i { flex: 1; border-bottom: .5pt solid #000; height: 5mm }
 """
 
 
@@ -47,14 +56,23 @@ def table(rows):
     return "\n".join(["<div class=wide><table>", *lines, "</table></div>"])
 
 
+def exercise(heading):
+    """The HTML of an exercise, from its prediction up to what there is to learn."""
+    task = section("docs/exercises.md", heading).partition("*Learnt.*")[0]
+    lines = [f"<h2>Exercise {heading}</h2>", MARKDOWN.render(task)]
+    for what in EXERCISES[heading]:
+        lines.append(f"<p class=predict><b>{what}</b> I predict: <i></i> It was: <i></i>")
+    return "\n".join(lines)
+
+
 def handout():
     """The text of the page."""
     formulas = html.escape("\n".join(equations(source_of("grpo"))), quote=False)
     parts = [
         "<!doctype html>",
         "<html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>",
-        f"<title>The GRPO family on one page</title><style>{STYLE}</style>",
-        "<h1>The GRPO family on one page</h1>",
+        f"<title>The GRPO family on one sheet</title><style>{STYLE}</style>",
+        "<h1>The GRPO family on one sheet</h1>",
         "<p>No critic; a group of completions is its own baseline; a PPO-style surrogate. For each "
         "prompt sample a group of G completions:",
         f"<pre>{formulas}</pre>",
@@ -74,10 +92,16 @@ def handout():
         "python -m tools.diagnose runs/grpo-seed1        what it is, and what to try",
         "python -m tools.compare runs/a runs/b           two runs, number by number",
         "python -m compose dapo gspo -o mine.py          two methods as one script</pre>",
+        "<div class=back>",
+        "<h1>Predict, change, run, compare</h1>",
+        "<p>Write your number down before you run. Start each exercise from a fresh copy: "
+        "<code>cp grpo.py exercise.py</code>. For a second try add <code>--overwrite</code>.",
+        *map(exercise, EXERCISES),
+        "</div>",
     ]
     return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
     PAGE.write_text(handout(), encoding="utf-8")
-    print(f"open {PAGE} in a browser and print it")
+    print(f"open {PAGE} in a browser and print it on both sides")

@@ -1,5 +1,7 @@
 """The side-by-side page: what it says of the scripts is true, and it works in a browser."""
 
+import html
+import re
 from contextlib import contextmanager
 
 import pytest
@@ -10,6 +12,7 @@ from compose.contract import violations
 from compose.reader import equations, method_in_code, source_of, without_comment
 from experiments.catalogue import FRONTIER
 from plots import handout, make_figures, side_by_side, stories
+from plots.markdown import section
 from plots.side_by_side import NAMES
 
 DOCUMENTED = tuple(filter(stories.is_documented, NAMES))
@@ -403,11 +406,22 @@ def test_the_handout_is_up_to_date():
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 
+@pytest.mark.parametrize("heading", handout.EXERCISES)
+def test_the_handout_has_the_exercises_of_a_lesson(heading):
+    """Those that lesson.md times, with their commands, and not what there is to learn."""
+    lesson = (HERE / "docs/lesson.md").read_text(encoding="utf-8")
+    assert f"| **exercise {heading.partition('.')[0]}**" in lesson
+    text = html.unescape(handout.exercise(heading))
+    blocks = re.findall(r"^```bash\n(.*?)^```", section("docs/exercises.md", heading), re.M | re.S)
+    assert len(blocks) >= 2 and all(block in text for block in blocks)
+    assert text.count("I predict:") == 2 and "Learnt" not in text
+
+
 @pytest.mark.slow
-def test_the_handout_prints_on_one_page(browser):
-    """A4, margins included."""
+def test_the_handout_prints_on_two_sides(browser):
+    """A4, margins included; the exercises begin the second."""
     page = browser.new_page()
     page.goto(handout.PAGE.as_uri())
     printed = page.pdf(prefer_css_page_size=True)
     page.close()
-    assert printed.count(b"/Type /Page\n") == 1
+    assert printed.count(b"/Type /Page\n") == 2
