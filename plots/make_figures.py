@@ -197,17 +197,25 @@ def draw_map(scripts, tracks, name, title):
     """A track for each axis; each script's mark lies where its docstring says that it is."""
     found = {arm: coordinates(source_of(ARMS[arm].script)) for arm in scripts}
     longest = max(map(len, tracks.values()))  # places on a track
-    figure, axes = plt.subplots(figsize=(max(9, 1.7 * longest), 7), layout="constrained")
+    names = {  # (axis, coordinate): the scripts there, in lines
+        (axis, coordinate): textwrap.wrap(
+            " ".join(script for script, where in found.items() if where[axis] == coordinate), 22
+        )
+        for axis, track in tracks.items()
+        for coordinate in track
+    }
+    height = len(tracks) * (0.7 + 0.15 * max(map(len, names.values())))
+    size = (max(9, 1.7 * longest), height)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
     for row, (axis, track) in enumerate(tracks.items()):
         y = -row
         axes.plot([0, len(track) - 1], [y, y], color="#999999", lw=2, zorder=1)
         for place, (coordinate, text) in enumerate(track.items()):
-            names = [script for script, where in found.items() if where[axis] == coordinate]
             colour = COLOURS[0] if place == 0 else COLOURS[1]
-            style = {"color": colour, "ha": "center", "family": "monospace", "fontsize": 7.5}
+            style = {"color": colour, "ha": "center", "family": "monospace", "fontsize": 8.5}
             axes.scatter(place, y, s=70, color=colour, zorder=2)
-            axes.text(place, y + 0.15, text, ha="center", va="bottom", fontsize=8)
-            axes.text(place, y - 0.15, textwrap.fill(" ".join(names), 24), va="top", **style)
+            axes.text(place, y + 0.15, text, ha="center", va="bottom", fontsize=9.5)
+            axes.text(place, y - 0.15, "\n".join(names[axis, coordinate]), va="top", **style)
     axes.set_yticks([-row for row in range(len(tracks))], tracks, fontweight="bold")
     axes.set_xticks([])
     axes.set_xlim(-0.6, longest - 0.5)
