@@ -192,14 +192,20 @@ def compose(texts, preset=None):
 def require_options(code):
     """InputError if the code reads an option that its Config does not have."""
     known = options(code)
-    for node in ast.walk(ast.parse(code)):
-        of_config = isinstance(node, ast.Attribute) and ast.unparse(node.value) == "config"
-        if of_config and node.attr not in known:
-            line = code.splitlines()[node.lineno - 1].strip()
-            raise InputError(
-                f"`{line}` reads config.{node.attr}, which no part defines: take the whole part "
-                "that has it, or leave out the axes that removed it"
-            )
+    missing = [
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute)
+        and ast.unparse(node.value) == "config"
+        and node.attr not in known
+    ]
+    if missing:
+        node = min(missing, key=lambda node: (node.lineno, node.col_offset))
+        line = code.splitlines()[node.lineno - 1].strip()
+        raise InputError(
+            f"`{line}` reads config.{node.attr}, which no part defines: take the whole part "
+            "that has it, or leave out the axes that removed it"
+        )
 
 
 def composable():

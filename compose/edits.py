@@ -32,10 +32,15 @@ class Edit:
     line: str | None
 
 
-@cache
 def edits_of(script):
     """What turns grpo.py's code into the script's, in order."""
-    old, new = code_lines(source_of("grpo")), code_lines(source_of(script))
+    return edits_between(script, source_of("grpo"), source_of(script))
+
+
+@cache
+def edits_between(script, hub, source):
+    """The same of sources at hand: a script that has changed since is not taken for the old one."""
+    old, new = code_lines(hub), code_lines(source)
     matcher = difflib.SequenceMatcher(None, [x for x, _ in old], [x for x, _ in new], False)
     edits = []
     for tag, a, b, c, d in matcher.get_opcodes():

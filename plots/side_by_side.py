@@ -6,8 +6,9 @@
 Changed lines and words are marked. A hunk is labelled with the axis that its markers name; one
 without a marker is part of a move that is marked elsewhere. Above stands the map, with each
 script's story; below are equations and the lines that are the method, each of which leads to its
-place in the code, coordinates and measured curves. The page needs no network;
-#gspo..cispo or #grpo..rloo in its address opens it at that pair.
+place in the code, coordinates and measured curves. Between them any position of the axes can be
+chosen, and a group of completions shows what a position makes of it. The page needs no network.
+Its address holds all that is chosen: #gspo..cispo&axes=dapo+gspo:granularity&group=long_wrong
 """
 
 if __package__ != "plots":
@@ -39,7 +40,7 @@ from compose.reader import (
 )
 from experiments.catalogue import ARMS, CRITICS, FRONTIER, SCRIPTS, ZOO
 from experiments.curves import curve, load
-from plots import stories
+from plots import moves, stories
 from plots.critics import CRITIC_PANELS
 from plots.handout import QUESTIONS
 from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
@@ -47,6 +48,7 @@ from plots.turns import TURN_PANELS
 
 PAGE = common.HERE / "docs/index.html"
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
+PARTS = ("compose.js", "group.js", "axes.js", "group_view.js")  # of the page's script, in plots/page
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
 # Classes in the page, by kind of token.
@@ -227,9 +229,12 @@ def page(names=NAMES):
         "scripts": described,
         "pairs": pairs,
         "curves": {name: curves(ARM[name]) for name in names if name in ARM},
+        "compose": moves.described(names),
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
-    return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text)
+    script = "\n".join((TEMPLATE.parent / "page" / part).read_text("utf-8") for part in PARTS)
+    template = TEMPLATE.read_text(encoding="utf-8").replace("/* SCRIPTS */", script)
+    return template.replace("DATA", text, 1)
 
 
 def chromium():

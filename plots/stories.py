@@ -146,11 +146,15 @@ def effects(script, most=6):
         effect = found.effect
         arm = ARMS[effect.moved]
         if script in (arm.script, *arm.swap.values()) and effect.base != effect.moved:
-            low, high = map(number, found.interval)
-            row = [effect.what, number(found.base), number(found.moved)]
-            row += [number(found.difference), f"{low} to {high}", str(found.seeds)]
-            rows.append((found.verdict != "seen", row))
+            rows.append((found.verdict != "seen", cells(found)))
     return [row for _, row in sorted(rows, key=lambda pair: pair[0])][:most]
+
+
+def cells(found):
+    """[what, before, after, difference, interval, seeds] of one measured effect."""
+    low, high = map(number, found.interval)
+    row = [found.effect.what, number(found.base), number(found.moved)]
+    return [*row, number(found.difference), f"{low} to {high}", str(found.seeds)]
 
 
 def questions(script):

@@ -123,8 +123,8 @@ def test_pairs_are_those_that_compose():
 def test_the_list_loads_no_torch_and_composes_nothing():
     program = (
         "import sys; from experiments import run; sys.argv = ['run', '--list']; run.main(); "
-        "from compose.edits import edits_of; "
-        "print('torch' in sys.modules, edits_of.cache_info().misses)"
+        "from compose.edits import edits_between; "
+        "print('torch' in sys.modules, edits_between.cache_info().misses)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=HERE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
