@@ -1,6 +1,6 @@
 """What the page needs to move the axes by itself, read off the scripts, compose and the atlas.
 
-plots/compose.js puts it together as compose/composition.py and compose/text.py do.
+plots/page/compose.js puts it together as compose/composition.py and compose/text.py do.
 """
 
 import ast
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from compose import composition, rules, text
 from compose.edits import MOVES, edits_of
 from compose.reader import (
+    code_lines,
     coordinates,
     correction,
     loss_line,
@@ -47,6 +48,7 @@ def described(names):
     return {
         "moves": MOVES,
         "known": composition.known(),
+        "places": [place for _, place in code_lines(source_of("grpo"))],
         "scripts": {name: of_script(name) for name in ("grpo", *parts)},
         "positions": {move: positions(move, parts) for move in MOVES},
         "methods": methods(parts),

@@ -48,7 +48,8 @@ from plots.turns import TURN_PANELS
 
 PAGE = common.HERE / "docs/index.html"
 TEMPLATE = Path(__file__).with_name("side_by_side.template.html")
-PARTS = ("compose.js", "group.js", "axes.js", "group_view.js")  # of the page's script, in plots/page
+SCRIPT = Path(__file__).with_name("page")  # the page's own script, in this order
+PARTS = ("elements", "map", "code", "curves", "compose", "group", "axes", "group_view", "start")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 NAMES = tuple(dict.fromkeys((*SCRIPTS, *scripts())))  # the six first, in the order of the docs
 # Classes in the page, by kind of token.
@@ -205,11 +206,16 @@ def seeds_of(arm, metric):
 def page(names=NAMES):
     """The text of the page: the template with everything that it shows as JSON."""
     sources = {name: source_of(name) for name in names}
+    lines = {}  # each line once, as scripts share most of theirs: {its JSON: its index}
+
+    def index_of(line):
+        return lines.setdefault(json.dumps(line), len(lines))
+
     described = {
         name: {
             "file": f"{name.replace('.', '/')}.py",
             "title": source.partition("\n")[0].strip('".'),
-            "lines": coloured_lines(source),
+            "lines": [index_of(line) for line in coloured_lines(source)],
             "coordinates": coordinates(source),
             "equations": equations(source),
             "moved": [axis for axis in AXES if axis in moved_axes(source, sources["grpo"])],
@@ -226,14 +232,15 @@ def page(names=NAMES):
         "extras": EXTRAS,
         "questions": QUESTIONS,
         "places": stories.places(names),
+        "lines": [json.loads(line) for line in lines],
         "scripts": described,
         "pairs": pairs,
         "curves": {name: curves(ARM[name]) for name in names if name in ARM},
         "compose": moves.described(names),
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
-    script = "\n".join((TEMPLATE.parent / "page" / part).read_text("utf-8") for part in PARTS)
-    template = TEMPLATE.read_text(encoding="utf-8").replace("/* SCRIPTS */", script)
+    script = "\n".join((SCRIPT / f"{part}.js").read_text(encoding="utf-8") for part in PARTS)
+    template = TEMPLATE.read_text(encoding="utf-8").replace("SCRIPT", script, 1)
     return template.replace("DATA", text, 1)
 
 

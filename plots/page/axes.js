@@ -2,25 +2,39 @@
 // behind `python -m compose`: parts, or the preset that they are of.
 
 const nameOf = move => (move === "kl" ? "KL" : move.replaceAll("_", " "));
-const positionOf = (move, script) => Math.max(0, data.compose.positions[move].findIndex(([, , scripts]) => scripts.includes(script)));
+const positionOf = (move, script) =>
+  Math.max(
+    0,
+    data.compose.positions[move].findIndex(([, , scripts]) => scripts.includes(script)),
+  );
 const wordOf = (move, script) => data.compose.positions[move][positionOf(move, script)][0];
-const partsAway = (one, other) => MOVES.filter(move => positionOf(move, one[move]) !== positionOf(move, other[move]));
+const partsAway = (one, other) =>
+  MOVES.filter(move => positionOf(move, one[move]) !== positionOf(move, other[move]));
 
 // A choice as {move: script}, also where it is refused; what is no part is left out.
 function parsed(texts) {
   return texts.flatMap(text => {
-    try { return [parsePart(text)]; } catch (error) { return []; }
+    try {
+      return [parsePart(text)];
+    } catch (error) {
+      return [];
+    }
   });
 }
 const takenOf = texts => takenFrom(ownersOf(parsed(texts)).owner);
 
-const methods = data.compose.methods.filter(method => method.parts).map(method => ({...method, taken: takenOf(method.parts)}));
+const methods = data.compose.methods
+  .filter(method => method.parts)
+  .map(method => ({...method, taken: takenOf(method.parts)}));
 
 // Parts for {move: script}: a script is named alone if all that it moves is taken from it.
 function textsOf(owner, order) {
-  const scripts = [...new Set([...order, ...Object.values(owner)])].filter(script => script !== "grpo");
+  const scripts = [...new Set([...order, ...Object.values(owner)])].filter(
+    script => script !== "grpo",
+  );
   return scripts.flatMap(script => {
-    const moves = MOVES.filter(move => owner[move] === script), short = script.split(".").pop();
+    const moves = MOVES.filter(move => owner[move] === script);
+    const short = script.split(".").pop();
     if (!moves.length) return [];
     return [moves.length === ownMoves(script).length ? short : `${short}:${moves.join(",")}`];
   });
@@ -28,18 +42,23 @@ function textsOf(owner, order) {
 
 // The choice with one move elsewhere; of scripts at a place, one is taken that is in the choice.
 function movedTo(texts, move, index) {
-  const owner = {}, order = [];
+  const owner = {};
+  const order = [];
   for (const part of parsed(texts)) {
     order.push(part.script);
     for (const own of part.moves) owner[own] = part.script;
   }
   const scripts = data.compose.positions[move][index][2];
-  owner[move] = scripts.find(script => script !== "grpo" && Object.values(owner).includes(script)) || scripts[0];
+  owner[move] =
+    scripts.find(script => script !== "grpo" && Object.values(owner).includes(script)) ||
+    scripts[0];
   return textsOf(owner, order);
 }
 
 const attempt = (texts, preset) => {
-  try { return composeParts(texts, preset); } catch (error) {
+  try {
+    return composeParts(texts, preset);
+  } catch (error) {
     if (error instanceof Refused) return {refused: error.message};
     throw error;
   }
@@ -50,35 +69,61 @@ const attempt = (texts, preset) => {
 function drawRows() {
   const rows = MOVES.map(move => {
     const chips = data.compose.positions[move].map(([short, full, scripts], index) => {
-      const input = element("input"), who = scripts.map(script => script.split(".").pop()).join(", ");
+      const input = element("input");
+      const who = scripts.map(script => script.split(".").pop()).join(", ");
       Object.assign(input, {type: "radio", name: `move-${move}`, value: index});
       input.addEventListener("change", () => chooseParts(movedTo(state.texts, move, index), ""));
-      const chip = element("label", "chip", input, element("span", "", short), element("small", "", who));
+      const chip = element(
+        "label",
+        "chip",
+        input,
+        element("span", "", short),
+        element("small", "", who),
+      );
       chip.title = full;
       return chip;
     });
-    const row = element("div", "move", element("b", "", nameOf(move)), element("div", "chips", ...chips));
+    const row = element(
+      "div",
+      "move",
+      element("b", "", nameOf(move)),
+      element("div", "chips", ...chips),
+    );
     row.setAttribute("role", "radiogroup");
     row.setAttribute("aria-label", nameOf(move));
     return row;
   });
   by("moves").replaceChildren(...rows);
-  const bundle = by("bundle"), scripts = element("optgroup"), presets = element("optgroup");
+  const bundle = by("bundle");
+  const scripts = element("optgroup");
+  const presets = element("optgroup");
   scripts.label = "one script";
   presets.label = "a bundle that people meet";
-  for (const script of Object.keys(partsOf)) scripts.append(new Option(fileOf(script), script.split(".").pop()));
+  for (const script of Object.keys(partsOf)) {
+    scripts.append(new Option(fileOf(script), script.split(".").pop()));
+  }
   for (const [name, preset] of Object.entries(data.compose.presets)) {
-    if (preset.parts.split(" ").every(part => Object.keys(partsOf).some(script => script.split(".").pop() === part.split(":")[0]))) {
+    if (
+      preset.parts
+        .split(" ")
+        .every(part =>
+          Object.keys(partsOf).some(script => script.split(".").pop() === part.split(":")[0]),
+        )
+    ) {
       presets.append(new Option(preset.title, `--preset ${name}`));
     }
   }
   bundle.append(new Option("your own choice", ""), scripts, presets);
-  bundle.addEventListener("change", () => bundle.value && chooseParts(...parsedChoice(bundle.value)));
+  bundle.addEventListener(
+    "change",
+    () => bundle.value && chooseParts(...parsedChoice(bundle.value)),
+  );
 }
 
 // "dapo gspo", "grpo" or "--preset grpo_zero" -> [parts, preset]
 function parsedChoice(text) {
-  const words = text.split(/[ +]/).filter(Boolean), preset = words[0] === "--preset" && data.compose.presets[words[1]];
+  const words = text.split(/[ +]/).filter(Boolean);
+  const preset = words[0] === "--preset" && data.compose.presets[words[1]];
   if (preset) return [preset.parts.split(" "), words[1]];
   return [words.filter(word => word !== "grpo"), ""];
 }
@@ -92,62 +137,103 @@ function chooseParts(texts, preset) {
 }
 
 function drawChoice() {
-  const taken = takenOf(state.texts), made = attempt(state.texts, state.preset);
+  const taken = takenOf(state.texts);
+  const made = attempt(state.texts, state.preset);
   state.taken = taken;
   state.refused = state.texts.length ? made.refused : "";
   for (const move of MOVES) {
     const at = positionOf(move, taken[move]);
-    by("moves").querySelectorAll(`input[name=move-${move}]`).forEach((input, index) => {
-      const why = index === at ? "" : attempt(movedTo(state.texts, move, index)).refused;
-      input.checked = index === at;
-      input.parentElement.classList.toggle("clash", Boolean(why));
-      input.parentElement.title = data.compose.positions[move][index][1] + (why ? `\nRefused: ${why}` : "");
-    });
+    by("moves")
+      .querySelectorAll(`input[name=move-${move}]`)
+      .forEach((input, index) => {
+        const why = index === at ? "" : attempt(movedTo(state.texts, move, index)).refused;
+        input.checked = index === at;
+        input.parentElement.classList.toggle("clash", Boolean(why));
+        input.parentElement.title =
+          data.compose.positions[move][index][1] + (why ? `\nRefused: ${why}` : "");
+      });
   }
   const known = [...by("bundle").options].map(option => option.value);
-  by("bundle").value = state.texts.length ? known.find(value => value === choiceText()) || "" : "grpo";
+  by("bundle").value = state.texts.length
+    ? known.find(value => value === choiceText()) || ""
+    : "grpo";
   by("verdict").replaceChildren(...verdict(taken));
   by("made").replaceChildren(...(state.refused ? refusal(made.refused) : written(taken, made)));
   drawGroup();
 }
 
-const scriptNamed = text => Object.keys(partsOf).find(script => script.split(".").pop() === text.split(":")[0].replace(/\.py$/, ""));
+const scriptNamed = text =>
+  Object.keys(partsOf).find(
+    script => script.split(".").pop() === text.split(":")[0].replace(/\.py$/, ""),
+  );
 
 // ---- Which method it is ------------------------------------------------------------------------
 
 function methodLink(method) {
-  return method.arxiv ? link(`https://arxiv.org/abs/${method.arxiv}`, method.name) : element("span", "", method.name);
+  return method.arxiv
+    ? link(`https://arxiv.org/abs/${method.arxiv}`, method.name)
+    : element("span", "", method.name);
 }
 
 function verdict(taken) {
   if (state.refused) return [element("b", "", "It contradicts itself: "), `${state.refused}.`];
   const here = methods.filter(method => !partsAway(method.taken, taken).length);
-  const [first] = here.filter(method => method.own), others = here.filter(method => method !== first);
+  const [first] = here.filter(method => method.own);
+  const others = here.filter(method => method !== first);
   if (here.length) {
-    const shown = first || others[0], rest = others.filter(method => method !== shown);
-    const alike = rest.length ? [element("br"), "The same point of the map, with flags or parts that no axis has: ",
-      ...rest.flatMap((method, i) => [i ? ", " : "", methodLink(method)]), "."] : [];
-    return [element("b", "", "This is "), methodLink(shown), ` (${shown.year}). ${shown.words}`, ...alike];
+    const shown = first || others[0];
+    const rest = others.filter(method => method !== shown);
+    const alike = rest.length
+      ? [
+          element("br"),
+          "The same point of the map, with flags or parts that no axis has: ",
+          ...rest.flatMap((method, i) => [i ? ", " : "", methodLink(method)]),
+          ".",
+        ]
+      : [];
+    return [
+      element("b", "", "This is "),
+      methodLink(shown),
+      ` (${shown.year}). ${shown.words}`,
+      ...alike,
+    ];
   }
   const away = methods.map(method => ({method, moves: partsAway(method.taken, taken)}));
   const least = Math.min(...away.map(({moves}) => moves.length));
   const nearest = away.filter(({moves}) => moves.length === least).slice(0, 3);
-  const items = nearest.map(({method, moves}) => element("span", "", methodLink(method), ` (${method.year}), parted by `,
-    moves.map(move => `${nameOf(move)}: ${wordOf(move, taken[move])} here, ${wordOf(move, method.taken[move])} there`).join("; ")));
+  const items = nearest.map(({method, moves}) =>
+    element(
+      "span",
+      "",
+      methodLink(method),
+      ` (${method.year}), parted by `,
+      moves
+        .map(
+          move =>
+            `${nameOf(move)}: ${wordOf(move, taken[move])} here, ${wordOf(move, method.taken[move])} there`,
+        )
+        .join("; "),
+    ),
+  );
   return [element("b", "", "No method of the atlas lies here. "), "Nearest:", list(items)];
 }
 
 function refusal(why) {
-  const script = Object.keys(partsOf).find(name => why.startsWith(`${fileOf(name)}'s`) && why.includes("cannot do without its"));
+  const script = Object.keys(partsOf).find(
+    name => why.startsWith(`${fileOf(name)}'s`) && why.includes("cannot do without its"),
+  );
   if (!script) return [element("p", "note", "Nothing is written. Move one of the two back.")];
-  const name = script.split(".").pop(), rest = state.texts.filter(text => scriptNamed(text) !== script);
+  const name = script.split(".").pop();
+  const rest = state.texts.filter(text => scriptNamed(text) !== script);
   return [button(`take all that ${name}.py moves`, () => chooseParts([...rest, name], ""))];
 }
 
 // ---- What compose writes -----------------------------------------------------------------------
 
 function written(taken, made) {
-  const command = state.texts.length ? `python -m compose ${choiceText()} -o mine.py` : "python grpo.py";
+  const command = state.texts.length
+    ? `python -m compose ${choiceText()} -o mine.py`
+    : "python grpo.py";
   const parts = [element("p", "", element("code", "command", command))];
   if (state.texts.length) {
     for (const note of made.notes) parts.push(element("p", "note", `Note: ${note}`));
@@ -157,10 +243,16 @@ function written(taken, made) {
   return [...parts, element("div", "flags", ...columns), ...measuredOf(taken)];
 }
 
-const colours = new Map(Object.values(data.scripts).flatMap(script => script.lines.map(line => [line.map(([, text]) => text).join(""), line])));
+const colours = new Map(
+  Object.values(data.scripts).flatMap(script =>
+    script.lines.map(line => [line.map(([, text]) => text).join(""), line]),
+  ),
+);
 
 function codeLine(kind, sign, text) {
-  const pieces = (colours.get(text) || [["", text]]).map(([name, piece]) => element("span", name, piece));
+  const pieces = (colours.get(text) || [["", text]]).map(([name, piece]) =>
+    element("span", name, piece),
+  );
   return element("div", `diff ${kind}`, `${sign} `, ...pieces);
 }
 
@@ -176,16 +268,28 @@ function hunksOf(rows) {
 }
 
 function diffOf(made) {
-  const removed = row => row.edit && row.old !== null, added = row => row.edit && row.line !== null;
+  const removed = row => row.edit && row.old !== null;
+  const added = row => row.edit && row.line !== null;
   const blocks = hunksOf(made.rows).map(rows => {
-    const whose = [...new Set(rows.map(({edit}) => `${nameOf(edit.move)} (${fileOf(edit.script)})`))];
+    const whose = [
+      ...new Set(rows.map(({edit}) => `${nameOf(edit.move)} (${fileOf(edit.script)})`)),
+    ];
     const label = `${rows[0].edit.place}: ${whose.join(", ")}`;
-    return element("div", "hunk", element("div", "label", label),
+    return element(
+      "div",
+      "hunk",
+      element("div", "label", label),
       ...rows.filter(removed).map(row => codeLine("old", "-", hubCode[row.old])),
-      ...rows.filter(added).map(row => codeLine("new", "+", row.line)));
+      ...rows.filter(added).map(row => codeLine("new", "+", row.line)),
+    );
   });
   const count = `+${made.rows.filter(added).length} -${made.rows.filter(removed).length}`;
-  const docstring = element("details", "docstring", element("summary", "", "its docstring"), element("pre", "", `"""${made.docstring}"""`));
+  const docstring = element(
+    "details",
+    "docstring",
+    element("summary", "", "its docstring"),
+    element("pre", "", `"""${made.docstring}"""`),
+  );
   const box = element("div", "diffs", docstring, ...blocks);
   return [element("h3", "", `The diff against grpo.py: ${count}`), box];
 }
@@ -195,39 +299,84 @@ function diffOf(made) {
 // For each move a script at its place speaks, whose flags set no other move elsewhere; of several
 // the one whose flags set most. What grpo.py's flag would hold, another's may.
 function flagsFor(library, taken) {
-  const flagsOf = (script, move) => (data.compose.flags[script][library] || []).filter(([, sets]) => sets.includes(move));
-  const fits = script => ([, sets]) => sets.every(move => positionOf(move, script) === positionOf(move, taken[move]));
-  const breadth = (script, move) => Math.max(...flagsOf(script, move).map(([, sets]) => sets.length));
-  const flags = new Map(), remarks = [];
+  const flagsOf = (script, move) =>
+    (data.compose.flags[script][library] || []).filter(([, sets]) => sets.includes(move));
+  const fits =
+    script =>
+    ([, sets]) =>
+      sets.every(move => positionOf(move, script) === positionOf(move, taken[move]));
+  const breadth = (script, move) =>
+    Math.max(...flagsOf(script, move).map(([, sets]) => sets.length));
+  const flags = new Map();
+  const remarks = [];
   const order = [...MOVES].sort((a, b) => (taken[a] === "grpo") - (taken[b] === "grpo"));
   for (const move of order) {
     const place = data.compose.positions[move][positionOf(move, taken[move])];
     const there = place[2].filter(script => flagsOf(script, move).length);
-    const [speaker] = there.filter(script => flagsOf(script, move).every(fits(script))).sort((a, b) => breadth(b, move) - breadth(a, move));
+    const [speaker] = there
+      .filter(script => flagsOf(script, move).every(fits(script)))
+      .sort((a, b) => breadth(b, move) - breadth(a, move));
     if (!speaker && taken[move] !== "grpo" && positionOf(move, taken[move])) {
       const beside = there.length && flagsOf(there[0], move).find(flag => !fits(there[0])(flag));
-      remarks.push(beside ? `no flag for ${nameOf(move)} alone: ${beside[0]} sets ${beside[1].map(nameOf).join(", ")}` : `no flag for ${nameOf(move)}: ${place[0]}`);
+      remarks.push(
+        beside
+          ? `no flag for ${nameOf(move)} alone: ${beside[0]} sets ${beside[1].map(nameOf).join(", ")}`
+          : `no flag for ${nameOf(move)}: ${place[0]}`,
+      );
     }
     for (const [flag] of speaker ? flagsOf(speaker, move) : []) {
-      const key = flag.split("=")[0], other = flags.get(key);
-      if (!other) flags.set(key, flag);
-      else if (other !== flag && speaker !== "grpo") remarks.push(`one option cannot be both: ${other} and ${flag}`);
+      const key = flag.split("=")[0];
+      const other = flags.get(key);
+      if (!other) {
+        flags.set(key, flag);
+      } else if (other !== flag && speaker !== "grpo") {
+        remarks.push(`one option cannot be both: ${other} and ${flag}`);
+      }
     }
   }
   const lines = [...flags.values()].map(flag => element("code", "", flag));
-  return element("div", "", element("h3", "", library), list([...lines, ...remarks.map(text => element("span", "note", text))]));
+  return element(
+    "div",
+    "",
+    element("h3", "", library),
+    list([...lines, ...remarks.map(text => element("span", "note", text))]),
+  );
 }
 
 // ---- Measured ----------------------------------------------------------------------------------
 
 function measuredOf(taken) {
-  const whole = data.compose.measured.filter(({parts}) => !partsAway(takenOf(parts), taken).length).flatMap(({rows}) => rows);
-  const scripts = [...new Set(MOVES.map(move => taken[move]))].filter(script => script !== "grpo" && data.scripts[script].effects.length);
-  const own = scripts.length === 1 && !partsAway(takenOf([scripts[0].split(".").pop()]), taken).length;
+  const whole = data.compose.measured
+    .filter(({parts}) => !partsAway(takenOf(parts), taken).length)
+    .flatMap(({rows}) => rows);
+  const scripts = [...new Set(MOVES.map(move => taken[move]))].filter(
+    script => script !== "grpo" && data.scripts[script].effects.length,
+  );
+  const own =
+    scripts.length === 1 && !partsAway(takenOf([scripts[0].split(".").pop()]), taken).length;
   const made = [];
-  if (whole.length) made.push(element("h3", "", "Measured of this composition"), effectTable(whole));
-  for (const script of scripts) {
-    made.push(element("h3", "", own ? "Measured, moving to it" : `Measured of ${fileOf(script)}, all of it`), effectTable(data.scripts[script].effects.slice(0, own ? 6 : 2)));
+  if (whole.length) {
+    made.push(element("h3", "", "Measured of this composition"), effectTable(whole));
   }
-  return made.length ? made : [element("p", "note", state.texts.length ? "Nothing was measured of this." : "Every effect is measured from here: choose another position.")];
+  for (const script of scripts) {
+    made.push(
+      element(
+        "h3",
+        "",
+        own ? "Measured, moving to it" : `Measured of ${fileOf(script)}, all of it`,
+      ),
+      effectTable(data.scripts[script].effects.slice(0, own ? 6 : 2)),
+    );
+  }
+  return made.length
+    ? made
+    : [
+        element(
+          "p",
+          "note",
+          state.texts.length
+            ? "Nothing was measured of this."
+            : "Every effect is measured from here: choose another position.",
+        ),
+      ];
 }

@@ -7,16 +7,21 @@
 
 const sum = values => values.reduce((total, value) => total + value, 0);
 const mean = values => sum(values) / values.length;
-const std = values => Math.sqrt(sum(values.map(x => (x - mean(values)) ** 2)) / (values.length - 1));
+const std = values =>
+  Math.sqrt(sum(values.map(x => (x - mean(values)) ** 2)) / (values.length - 1));
 const spread = values => Math.max(...values) - Math.min(...values);
 const optionsOf = script => partsOf[script].options;
 
 // What a group cannot show: an advantage of single tokens, and no group at all.
 function beyondOneGroup(taken) {
-  const unseen = MOVES.filter(move => ["critic", "tracker", "turns"].includes(move) && taken[move] !== "grpo"
-    || move === "sampling" && data.compose.one_each.includes(taken[move])
-    || move === "advantage" && [...data.compose.per_token, ...data.compose.one_each].includes(taken[move])
-    || move === "reward" && taken[move] === "zoo.prime");
+  const unseen = MOVES.filter(
+    move =>
+      (["critic", "tracker", "turns"].includes(move) && taken[move] !== "grpo") ||
+      (move === "sampling" && data.compose.one_each.includes(taken[move])) ||
+      (move === "advantage" &&
+        [...data.compose.per_token, ...data.compose.one_each].includes(taken[move])) ||
+      (move === "reward" && taken[move] === "zoo.prime"),
+  );
   return unseen.map(move => move.replace("_", " "));
 }
 
@@ -30,7 +35,10 @@ function components(taken, group) {
   if (taken.std !== "zoo.maxrl") found.push([ofFormat, group.map(one => one.format)]);
   if (taken.sampling === "dapo") {
     const {max_new_tokens: budget, overlong_cache: cache} = optionsOf("dapo");
-    found.push([1, group.map(one => Math.min(0, Math.max(-1, (budget - cache - one.policy.length) / cache)))]);
+    found.push([
+      1,
+      group.map(one => Math.min(0, Math.max(-1, (budget - cache - one.policy.length) / cache))),
+    ]);
   }
   if (taken.kl === "zoo.rloo") {
     const k1 = one => sum(oldOf(taken, one).map((old, t) => old - one.reference[t]));
@@ -43,7 +51,10 @@ function advantagesOf(taken, group) {
   let parts = components(taken, group);
   const silent = parts.map(([, values]) => spread(values) < 1e-6);
   if (taken.advantage === "gdpo") {
-    parts = parts.map(([weight, values], k) => [weight, values.map(x => (silent[k] ? 0 : (x - mean(values)) / (std(values) + 1e-4)))]);
+    parts = parts.map(([weight, values], k) => [
+      weight,
+      values.map(x => (silent[k] ? 0 : (x - mean(values)) / (std(values) + 1e-4))),
+    ]);
   }
   const pooled = group.map((_, i) => sum(parts.map(([weight, values]) => weight * values[i])));
   if (taken.advantage === "gdpo") {
@@ -62,10 +73,15 @@ function advantagesOf(taken, group) {
 function tokenAdvantages(taken, one, A) {
   const old = oldOf(taken, one);
   if (taken.sampler === "zoo.tis") {
-    return old.map((x, t) => A * Math.min(Math.exp(x - one.sampler[t]), optionsOf("zoo.tis").max_weight));
+    return old.map(
+      (x, t) => A * Math.min(Math.exp(x - one.sampler[t]), optionsOf("zoo.tis").max_weight),
+    );
   }
   const drift = mean(old.map((x, t) => x - one.policy[t]));
-  const stale = taken.sampler === "zoo.deepseek_v32" && A < 0 && drift > optionsOf("zoo.deepseek_v32").max_drift;
+  const stale =
+    taken.sampler === "zoo.deepseek_v32" &&
+    A < 0 &&
+    drift > optionsOf("zoo.deepseek_v32").max_drift;
   return old.map(() => (stale ? 0 : A));
 }
 
@@ -76,11 +92,13 @@ const stopped = (A, x, low, high) => (A > 0 ? x > high : A < 0 && x < low);
 const SLOPE = {
   cispo: (A, r, options) => Math.min(r, 1 + options.clip_high) * A,
   "zoo.sapo": (A, r, options) => {
-    const tau = A > 0 ? options.tau_positive : options.tau_negative, gate = 1 / (1 + Math.exp(-tau * (r - 1)));
+    const tau = A > 0 ? options.tau_positive : options.tau_negative;
+    const gate = 1 / (1 + Math.exp(-tau * (r - 1)));
     return 4 * gate * (1 - gate) * r * A;
   },
   "zoo.dppo": (A, r, options, old) => {
-    const moved = Math.exp(old) * (r - 1), off = A > 0 ? moved > options.clip_high : moved < -options.clip_low;
+    const moved = Math.exp(old) * (r - 1);
+    const off = A > 0 ? moved > options.clip_high : moved < -options.clip_low;
     return off ? 0 : Math.min(r, options.max_ratio) * A;
   },
   "zoo.dro": A => A,
@@ -89,47 +107,75 @@ const SLOPE = {
 // For one completion: {slopes: d sum of surrogates / d log-prob of each token, ratios as the loss has
 // them, turns: d ratio / d log-prob, the same for all its tokens or null where ratios are single}.
 function surrogateOf(taken, one, A) {
-  const old = oldOf(taken, one), logs = one.policy.map((x, t) => x - old[t]), n = logs.length;
-  const clip = taken.clip_width, options = optionsOf(clip);
+  const old = oldOf(taken, one);
+  const logs = one.policy.map((x, t) => x - old[t]);
+  const n = logs.length;
+  const clip = taken.clip_width;
+  const options = optionsOf(clip);
   if (taken.granularity === "grpo") {
     const ratios = logs.map(Math.exp);
-    const bounded = (a, r) => (stopped(a, r, 1 - options.clip_low, 1 + options.clip_high) ? 0 : r * a);
+    const bounded = (a, r) =>
+      stopped(a, r, 1 - options.clip_low, 1 + options.clip_high) ? 0 : r * a;
     const slope = SLOPE[clip] || bounded;
     return {slopes: ratios.map((r, t) => slope(A[t], r, options, old[t])), ratios, turns: null};
   }
   if (taken.granularity === "zoo.gmpo") {
-    const kept = logs.map((x, t) => (A[t] > 0 ? Math.min(x, options.clip_high) : Math.max(x, -options.clip_low)));
-    const ratio = Math.exp(mean(kept)), turns = logs.map((x, t) => (kept[t] === x ? ratio / n : 0));
+    const kept = logs.map((x, t) =>
+      A[t] > 0 ? Math.min(x, options.clip_high) : Math.max(x, -options.clip_low),
+    );
+    const ratio = Math.exp(mean(kept));
+    const turns = logs.map((x, t) => (kept[t] === x ? ratio / n : 0));
     return {slopes: turns.map(turn => turn * sum(A)), ratios: logs.map(() => ratio), turns};
   }
-  const whole = taken.granularity === "zoo.rloo" ? sum(logs) : mean(logs), ratio = Math.exp(whole);
+  const whole = taken.granularity === "zoo.rloo" ? sum(logs) : mean(logs);
+  const ratio = Math.exp(whole);
   const turn = taken.granularity === "zoo.rloo" ? ratio : ratio / n;
   const live = sum(A.filter(a => !stopped(a, ratio, 1 - options.clip_low, 1 + options.clip_high)));
-  return {slopes: logs.map(() => turn * live), ratios: logs.map(() => ratio), turns: logs.map(() => turn)};
+  return {
+    slopes: logs.map(() => turn * live),
+    ratios: logs.map(() => ratio),
+    turns: logs.map(() => turn),
+  };
 }
 
 // d sum of KL terms / d log-prob of each token, beta included.
 function klOf(taken, one, {ratios, turns}) {
-  const ahead = one.policy.map((x, t) => one.reference[t] - x), beta = optionsOf(taken.kl).kl_coef;
+  const ahead = one.policy.map((x, t) => one.reference[t] - x);
+  const beta = optionsOf(taken.kl).kl_coef;
   const k3 = ahead.map(x => Math.exp(x) - x - 1);
   switch (taken.kl) {
-    case "grpo": return ahead.map(x => beta * (1 - Math.exp(x)));
-    case "zoo.reinforce_pp_baseline": return ahead.map(x => -beta * x);
-    case "zoo.dro": return one.policy.map((x, t) => beta * (x - oldOf(taken, one)[t]));
-    case "zoo.deepseek_v32": return ahead.map((x, t) => beta
-      * (ratios[t] * (1 - Math.exp(x)) + (turns ? turns[t] * sum(k3) : ratios[t] * k3[t])));
-    default: return ahead.map(() => 0);
+    case "grpo":
+      return ahead.map(x => beta * (1 - Math.exp(x)));
+    case "zoo.reinforce_pp_baseline":
+      return ahead.map(x => -beta * x);
+    case "zoo.dro":
+      return one.policy.map((x, t) => beta * (x - oldOf(taken, one)[t]));
+    case "zoo.deepseek_v32":
+      return ahead.map(
+        (x, t) =>
+          beta * (ratios[t] * (1 - Math.exp(x)) + (turns ? turns[t] * sum(k3) : ratios[t] * k3[t])),
+      );
+    default:
+      return ahead.map(() => 0);
   }
 }
 
 // {advantages: of each completion, weights: minus d loss / d log-prob of each token}; a weight above
 // 0 makes a token likelier. Without any advantage there is no step, and no weight.
 function gradientOf(taken, group) {
-  const advantages = advantagesOf(taken, group), tokens = sum(group.map(one => one.policy.length));
-  const divisor = one => ({dr_grpo: optionsOf("grpo").max_new_tokens * group.length, grpo: one.policy.length * group.length})[taken.length] || tokens;
+  const advantages = advantagesOf(taken, group);
+  const tokens = sum(group.map(one => one.policy.length));
+  const divisor = one =>
+    ({
+      dr_grpo: optionsOf("grpo").max_new_tokens * group.length,
+      grpo: one.policy.length * group.length,
+    })[taken.length] || tokens;
   const weights = group.map((one, i) => {
-    const made = surrogateOf(taken, one, tokenAdvantages(taken, one, advantages[i])), kl = klOf(taken, one, made);
-    return made.slopes.map((slope, t) => (advantages.some(Boolean) ? (slope - kl[t]) / divisor(one) : 0));
+    const made = surrogateOf(taken, one, tokenAdvantages(taken, one, advantages[i]));
+    const kl = klOf(taken, one, made);
+    return made.slopes.map((slope, t) =>
+      advantages.some(Boolean) ? (slope - kl[t]) / divisor(one) : 0,
+    );
   });
   return {advantages, weights};
 }
