@@ -2,7 +2,6 @@
 
 import html
 import re
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +13,7 @@ from experiments.catalogue import FRONTIER
 from plots import handout, make_figures, side_by_side, stories
 from plots.markdown import section
 from plots.side_by_side import NAMES
+from tests.plots.conftest import opened
 
 DOCUMENTED = tuple(filter(stories.is_documented, NAMES))
 QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
@@ -211,33 +211,6 @@ def test_the_committed_page_is_up_to_date():
     """After a change to a script, a log or a page of docs: python -m plots.side_by_side"""
     assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page(DOCUMENTED)
     assert side_by_side.PAGE.stat().st_size < 1.5e6  # it opens at once, from a mail too
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if not side_by_side.chromium():
-        pytest.skip("no Chromium on this machine")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=side_by_side.chromium(), args=["--no-sandbox"]
-        )
-
-
-@contextmanager
-def opened(browser, path, pair, width=1400, scheme="light"):
-    """A page at a pair of scripts; afterwards: no error, and nothing from a network."""
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    problems = []
-    page.on("console", lambda message: problems.append(message.text))
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    requested = []
-    page.on("request", lambda asked: requested.append(asked.url.partition("#")[0]))
-    page.goto(f"{path.as_uri()}#{pair}")
-    yield page
-    page.close()
-    assert not problems
-    assert requested == [path.as_uri()]
 
 
 @pytest.fixture
