@@ -71,8 +71,8 @@ def test_the_page_composes_as_compose_does(page):
 
 CHOICES = 250
 GROUPS = 4  # under each choice
-CHOOSE = """tried => tried.map(moved => {
-  const texts = moved.reduce((texts, [move, index]) => movedTo(texts, move, index), []);
+CHOOSE = """tried => tried.map(([start, moved]) => {
+  const texts = moved.reduce((texts, [move, index]) => movedTo(texts, move, index), start);
   const taken = takenOf(texts);
   if (!texts.length || beyondOneGroup(taken).length || attempt(texts, "").refused) return null;
   return [texts, MOVES.map(move => [move, positionOf(move, taken[move])])];
@@ -83,8 +83,10 @@ def random_choices(page, rng):
     """[parts] that the page draws a group for, at random; every position of such is among them."""
     places = page.evaluate("MOVES.map(move => [move, data.compose.positions[move].length])")
     single = [(move, index) for move, count in places for index in range(count)]
-    tried = [[one] for one in single]
-    tried += [rng.sample(single, rng.randint(2, 5)) for _ in range(8 * CHOICES)]
+    tried = [([part], []) for part in PARTS]
+    for _ in range(4 * CHOICES):
+        start = rng.sample(PARTS, rng.randint(0, 1))
+        tried.append((start, rng.sample(single, rng.randint(1, 4))))
     found = [one for one in page.evaluate(CHOOSE, tried) if one]
     assert len(found) > CHOICES
     chosen = found[:CHOICES]
