@@ -110,10 +110,11 @@ def story(script):
 def places(names):
     """{script: its cells of the map, as HTML: the axes in order, and what lies beside them}."""
     six = table_of("README.md", "The map")[1:]
-    zoo = table_of("docs/ladder.md", "On the seven axes")[1:]
-    zoo += table_of("docs/frontier.md", "The map")[1:]
+    ladder = table_of("docs/ladder.md", "On the seven axes")[1:]
+    frontier = table_of("docs/frontier.md", "The map")[1:]
     found = {row[0].removesuffix(".py"): [*row[1:8], ""] for row in six}
-    found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:9] for row in zoo}
+    found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:9] for row in ladder}
+    found |= {f"zoo.{row[0].removesuffix('.py')}": [*row[1:8], ""] for row in frontier}
     return {name: found.get(name) or places_by_docstring(name) for name in names}
 
 

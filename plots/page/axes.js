@@ -94,7 +94,13 @@ function drawRows() {
     return row;
   });
   by("moves").replaceChildren(...rows);
-  const bundle = by("bundle");
+  for (const bundle of bundles) drawBundle(bundle);
+}
+
+// Two of them, with one value: above the rows, and again above the group's bars.
+const bundles = document.querySelectorAll(".bundle");
+
+function drawBundle(bundle) {
   const scripts = element("optgroup");
   const presets = element("optgroup");
   scripts.label = "one script";
@@ -103,17 +109,11 @@ function drawRows() {
     scripts.append(new Option(fileOf(script), script.split(".").pop()));
   }
   for (const [name, preset] of Object.entries(data.compose.presets)) {
-    if (
-      preset.parts
-        .split(" ")
-        .every(part =>
-          Object.keys(partsOf).some(script => script.split(".").pop() === part.split(":")[0]),
-        )
-    ) {
+    if (preset.parts.split(" ").every(scriptNamed)) {
       presets.append(new Option(preset.title, `--preset ${name}`));
     }
   }
-  bundle.append(new Option("your own choice", ""), scripts, presets);
+  bundle.append(new Option("grpo.py", "grpo"), new Option("your own choice", ""), scripts, presets);
   bundle.addEventListener(
     "change",
     () => bundle.value && chooseParts(...parsedChoice(bundle.value)),
@@ -140,7 +140,7 @@ function drawChoice() {
   const taken = takenOf(state.texts);
   const made = attempt(state.texts, state.preset);
   state.taken = taken;
-  state.refused = state.texts.length ? made.refused : "";
+  state.refused = made.refused;
   for (const move of MOVES) {
     const at = positionOf(move, taken[move]);
     by("moves")
@@ -153,12 +153,13 @@ function drawChoice() {
           data.compose.positions[move][index][1] + (why ? `\nRefused: ${why}` : "");
       });
   }
-  const known = [...by("bundle").options].map(option => option.value);
-  by("bundle").value = state.texts.length
-    ? known.find(value => value === choiceText()) || ""
-    : "grpo";
+  for (const bundle of bundles) {
+    const known = [...bundle.options].map(option => option.value);
+    const chosen = choiceText() || "grpo";
+    bundle.value = known.includes(chosen) ? chosen : "";
+  }
   by("verdict").replaceChildren(...verdict(taken));
-  by("made").replaceChildren(...(state.refused ? refusal(made.refused) : written(taken, made)));
+  by("made").replaceChildren(...(made.refused ? refusal(made.refused) : written(taken, made)));
   drawGroup();
 }
 
@@ -176,7 +177,7 @@ function methodLink(method) {
 }
 
 function verdict(taken) {
-  if (state.refused) return [element("b", "", "It contradicts itself: "), `${state.refused}.`];
+  if (state.refused) return [element("b", "", "compose refuses: "), `${state.refused}.`];
   const here = methods.filter(method => !partsAway(method.taken, taken).length);
   const [first] = here.filter(method => method.own);
   const others = here.filter(method => method !== first);
@@ -210,9 +211,10 @@ function verdict(taken) {
       moves
         .map(
           move =>
-            `${nameOf(move)}: ${wordOf(move, taken[move])} here, ${wordOf(move, method.taken[move])} there`,
+            `${nameOf(move)} (${wordOf(move, taken[move])} here, ` +
+            `${wordOf(move, method.taken[move])} there)`,
         )
-        .join("; "),
+        .join(", "),
     ),
   );
   return [element("b", "", "No method of the atlas lies here. "), "Nearest:", list(items)];
@@ -234,13 +236,27 @@ function written(taken, made) {
   const command = state.texts.length
     ? `python -m compose ${choiceText()} -o mine.py`
     : "python grpo.py";
-  const parts = [element("p", "", element("code", "command", command))];
-  if (state.texts.length) {
-    for (const note of made.notes) parts.push(element("p", "note", `Note: ${note}`));
-    parts.push(...diffOf(made));
-  }
+  const lines = made.equations.map(line => {
+    const moved = !data.scripts.grpo.equations.includes(line);
+    return element("span", moved ? "differs" : "", line || " ");
+  });
   const columns = ["TRL", "verl"].map(library => flagsFor(library, taken));
-  return [...parts, element("div", "flags", ...columns), ...measuredOf(taken)];
+  return [
+    element("p", "", element("code", "command", command)),
+    ...made.notes.map(note => element("p", "note", `Note: ${note}`)),
+    element(
+      "div",
+      "written",
+      element(
+        "div",
+        "",
+        element("h3", "", "Its equations"),
+        element("pre", "", ...lines),
+        ...diffOf(made),
+      ),
+      element("div", "", element("div", "flags", ...columns), ...measuredOf(taken)),
+    ),
+  ];
 }
 
 const colours = new Map(
@@ -270,6 +286,7 @@ function hunksOf(rows) {
 function diffOf(made) {
   const removed = row => row.edit && row.old !== null;
   const added = row => row.edit && row.line !== null;
+  if (!state.texts.length) return [];
   const blocks = hunksOf(made.rows).map(rows => {
     const whose = [
       ...new Set(rows.map(({edit}) => `${nameOf(edit.move)} (${fileOf(edit.script)})`)),
@@ -290,8 +307,11 @@ function diffOf(made) {
     element("summary", "", "its docstring"),
     element("pre", "", `"""${made.docstring}"""`),
   );
-  const box = element("div", "diffs", docstring, ...blocks);
-  return [element("h3", "", `The diff against grpo.py: ${count}`), box];
+  const title = element("h3", "", `The diff against grpo.py: ${count}`);
+  const box = element("details", "diffs", element("summary", "", title), docstring, ...blocks);
+  box.open = state.unfolded;
+  box.addEventListener("toggle", () => (state.unfolded = box.open));
+  return [box];
 }
 
 // ---- Flags -------------------------------------------------------------------------------------
@@ -363,20 +383,13 @@ function measuredOf(taken) {
       element(
         "h3",
         "",
-        own ? "Measured, moving to it" : `Measured of ${fileOf(script)}, all of it`,
+        own ? "Measured, moving to it" : `Measured, moving to ${fileOf(script)} alone`,
       ),
       effectTable(data.scripts[script].effects.slice(0, own ? 6 : 2)),
     );
   }
-  return made.length
-    ? made
-    : [
-        element(
-          "p",
-          "note",
-          state.texts.length
-            ? "Nothing was measured of this."
-            : "Every effect is measured from here: choose another position.",
-        ),
-      ];
+  const nothing = state.texts.length
+    ? "Nothing was measured of this."
+    : "Every effect is measured from here: choose another position.";
+  return made.length ? made : [element("p", "note", nothing)];
 }

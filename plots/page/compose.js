@@ -226,15 +226,18 @@ function composeParts(texts, preset) {
   requireOptions(code);
   const cautions = data.compose.cautions.filter(caution => meets(caution.owners, owner));
   notes.push(...cautions.map(({why, source}) => `${why} (${source}).`));
-  const text = docstringOf(parts, takenFrom(owner), notes, data.compose.presets[preset], code);
-  return {notes, rows, docstring: text, source: `"""${text}"""\n${code}`};
+  const taken = takenFrom(owner);
+  const equations = stated(taken);
+  const ofPreset = data.compose.presets[preset];
+  const docstring = docstringOf(parts, taken, equations, notes, ofPreset, code);
+  return {notes, rows, equations, docstring, source: `"""${docstring}"""\n${code}`};
 }
 
 // ---- The docstring -----------------------------------------------------------------------------
 
 const withoutComment = line => line.split("  #")[0].trim();
 
-function docstringOf(parts, taken, notes, preset, code) {
+function docstringOf(parts, taken, equations, notes, preset, code) {
   const said = parts.map(
     ({script, moves}, index) =>
       `${index + 1}) ${fileOf(script)}${partsOf[script].paper}: ` +
@@ -256,9 +259,7 @@ function docstringOf(parts, taken, notes, preset, code) {
   const blocks = [
     `${title}: a composition.`,
     partsOf[introduced].introduction.join("\n"),
-    stated(taken)
-      .map(line => `    ${line}`)
-      .join("\n"),
+    equations.map(line => `    ${line}`).join("\n"),
     ["Coordinates on the seven axes:", ...coordinateLines(taken, data.axes)].join("\n"),
     coordinateLines(taken, data.extras).join("\n"),
     ["The method in code:", ...methodLines(parts, code)].join("\n"),

@@ -14,7 +14,8 @@ const state = {
   refused: "", // parts as compose takes them, {move: script}, why it refuses them
   situation: "",
   group: [],
-  shown: [], // completions, and the sliders beyond the first three
+  shown: [],
+  unfolded: innerWidth > 800, // the composition's diff // completions, and the sliders beyond the first three
 };
 
 // ---- Building elements -------------------------------------------------------------------------

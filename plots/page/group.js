@@ -29,8 +29,7 @@ function beyondOneGroup(taken) {
 const oldOf = (taken, tokens) => (taken.sampler === "zoo.tis" ? tokens.old : tokens.sampler);
 
 // Reward components, each with its weight: [[weight, [of each completion]]].
-function components(taken, group) {
-  const [ofAnswer, ofFormat] = optionsOf("grpo").reward_weights;
+function components(taken, group, [ofAnswer, ofFormat]) {
   const found = [[ofAnswer, group.map(one => one.answer)]];
   if (taken.std !== "zoo.maxrl") found.push([ofFormat, group.map(one => one.format)]);
   if (taken.sampling === "dapo") {
@@ -47,8 +46,8 @@ function components(taken, group) {
   return found;
 }
 
-function advantagesOf(taken, group) {
-  let parts = components(taken, group);
+function advantagesOf(taken, group, rewardWeights) {
+  let parts = components(taken, group, rewardWeights);
   const silent = parts.map(([, values]) => spread(values) < 1e-6);
   if (taken.advantage === "gdpo") {
     parts = parts.map(([weight, values], k) => [
@@ -162,8 +161,8 @@ function klOf(taken, one, {ratios, turns}) {
 
 // {advantages: of each completion, weights: minus d loss / d log-prob of each token}; a weight above
 // 0 makes a token likelier. Without any advantage there is no step, and no weight.
-function gradientOf(taken, group) {
-  const advantages = advantagesOf(taken, group);
+function gradientOf(taken, group, rewardWeights) {
+  const advantages = advantagesOf(taken, group, rewardWeights);
   const tokens = sum(group.map(one => one.policy.length));
   const divisor = one =>
     ({

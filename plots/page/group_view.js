@@ -5,70 +5,87 @@ const USUAL = {answer: 0, format: 1, length: 64, drift: 0, rare: 0, stale: 0};
 const PROBABILITY = {usual: 0.2, rare: 0.02}; // of a token under pi_old
 const times = (count, one) => Array.from({length: count}, () => ({...USUAL, ...one}));
 const RIGHT = {answer: 1};
-// What is to be seen in each; `shown`: the sliders beyond reward, length and ratio that it needs.
+// `shown`: the sliders beyond reward, length and ratio that a situation needs.
+const REWARD_WEIGHTS = [1, 1]; // as in exercise 5; constant columns cancel
 const SITUATIONS = {
-  one_right: [
-    "one right of eight",
-    [...times(1, RIGHT), ...times(7)],
-    [],
-    "A lone right answer. Dividing by a std lifts it far above the wrong ones; dividing by the mean, as maxrl.py does, further still; dr_grpo.py leaves it as it is.",
-  ],
-  all_right: [
-    "all right",
-    times(8, RIGHT),
-    [],
-    "Nothing to compare, so no advantage and no gradient. dapo.py would draw another group in its place. Make one wrong and see.",
-  ],
-  long_wrong: [
-    "a long wrong one",
-    [...times(4, RIGHT), ...times(3), ...times(1, {length: 240})],
-    [],
-    "Under 1/|o| each token of the long wrong answer is pushed down less than a token of a short one. A constant or a token mean treats them alike; dapo.py's punishment adds to it.",
-  ],
-  two_rewards: [
-    "two rewards",
-    [
-      ...times(1, {...RIGHT, format: 1}),
-      ...times(1, {...RIGHT, format: 0}),
-      ...times(2, {format: 1}),
-      ...times(2, {format: 0}),
+  one_right: {
+    title: "one right of eight",
+    group: [...times(1, RIGHT), ...times(7)],
+    shown: [],
+    see:
+      "A lone right answer. Divided by the group's std its advantage is 2.5; divided by the mean, " +
+      "as in maxrl.py, 7. dr_grpo.py divides by nothing.",
+  },
+  all_right: {
+    title: "all right",
+    group: times(8, RIGHT),
+    shown: [],
+    see:
+      "Nothing to compare, so no advantage and no gradient. dapo.py would draw another group in " +
+      "its place. Make one a little wrong: the std turns a small difference into a large one.",
+  },
+  long_wrong: {
+    title: "a long wrong one",
+    group: [...times(4, RIGHT), ...times(3), ...times(1, {length: 240})],
+    shown: [],
+    see:
+      "Number 8 is wrong and long. Under 1/|o| each of its tokens is pushed down less than those " +
+      "of a short one; under a constant or a token mean as much. dapo.py punishes its length too.",
+  },
+  two_rewards: {
+    title: "two rewards",
+    group: [
+      ...times(1, {answer: 1, format: 0}),
+      ...times(4, {answer: 0, format: 1}),
+      ...times(1, {answer: 0, format: 0}),
     ],
-    ["format"],
-    "The format is worth a tenth of the answer. gdpo.py normalises each reward by itself first, so that the format is told apart wherever it differs.",
-  ],
-  rare_token: [
-    "a rare token that moved far",
-    [...times(1, {...RIGHT, rare: 1.1}), ...times(3, RIGHT), ...times(4)],
-    ["rare"],
-    "The first answer holds a token of probability 0.02 that has become three times as likely. A clip of 0.2 stops it, cispo.py keeps it with a capped weight, dppo.py lets it go on: its probability has hardly moved. Give it a drift of its own and gspo.py stops the whole row.",
-  ],
-  stale_sampler: [
-    "a stale sampler",
-    [
+    shown: ["format"],
+    see:
+      "Number 1 is right in the wrong format, 2 to 5 are wrong in the right one. Their rewards " +
+      "add up to the same, so grpo.py tells them apart by nothing. gdpo.py normalises each " +
+      "reward first: the rarer one counts more.",
+  },
+  rare_token: {
+    title: "a rare token that moved far",
+    group: [...times(1, {...RIGHT, rare: 1.1}), ...times(3, RIGHT), ...times(4)],
+    shown: ["rare"],
+    see:
+      "Number 1 holds a token of probability 0.02 that has become three times as likely. A clip " +
+      "of 0.2 stops it, cispo.py keeps it with a capped weight, and dppo.py lets it go on, " +
+      "because its probability has hardly moved. gspo.py stops the whole completion.",
+  },
+  stale_sampler: {
+    title: "a stale sampler",
+    group: [
       ...times(2, RIGHT),
       ...times(1, {...RIGHT, stale: 0.9}),
       ...times(3),
       ...times(1, {drift: -0.9}),
       ...times(1, {drift: -0.3, stale: -0.9}),
     ],
-    ["stale"],
-    "pi_old / mu is how much likelier the trained policy found the tokens than the program that drew them. grpo.py takes the one for the other; tis.py weighs with it; deepseek_v32.py drops failures that the policy has left.",
-  ],
+    shown: ["stale"],
+    see:
+      "pi_old / mu says how much likelier the trained policy found the tokens than the program " +
+      "that drew them. grpo.py takes the one for the other; tis.py weighs with it; " +
+      "deepseek_v32.py drops failures that the policy has left.",
+  },
 };
 const SLIDERS = {
   // what it is called, its range, and the number that it stands for
   answer: ["reward", 0, 1, 0.05, x => x.toFixed(2)],
   length: ["length", 4, 256, 4, x => `${x} tokens`],
   drift: ["ratio", -1.5, 1.5, 0.05, x => Math.exp(x).toFixed(2)],
-  format: ["second reward", 0, 1, 0.05, x => x.toFixed(2)],
-  rare: ["rare token's ratio", -1.5, 3, 0.05, x => Math.exp(x).toFixed(2)],
+  format: ["2nd reward", 0, 1, 0.05, x => x.toFixed(2)],
+  rare: ["rare ratio", -1.5, 3, 0.05, x => Math.exp(x).toFixed(2)],
   stale: ["pi_old / mu", -1.5, 1.5, 0.05, x => Math.exp(x).toFixed(2)],
 };
 const EXTRA = ["format", "rare", "stale"];
 
 // A completion of the page as the formulas take it. Its first token is the rare one, if it is shown.
 function tokensOf(one) {
-  const {length, drift, stale, answer, format} = one;
+  const hidden = EXTRA.filter(key => !state.shown.includes(key));
+  const usual = Object.fromEntries(hidden.map(key => [key, USUAL[key]]));
+  const {answer, length, drift, format, stale} = {...one, ...usual};
   const rare = state.shown.includes("rare");
   const old = Array.from({length}, (_, t) =>
     Math.log(rare && !t ? PROBABILITY.rare : PROBABILITY.usual),
@@ -82,7 +99,7 @@ function tokensOf(one) {
 const KEYS = Object.keys(USUAL);
 
 function groupText() {
-  const [, group] = SITUATIONS[state.situation];
+  const group = SITUATIONS[state.situation]?.group;
   const same = JSON.stringify(group) === JSON.stringify(state.group);
   return same
     ? state.situation
@@ -101,14 +118,14 @@ function readGroup(text) {
       ),
     );
     state.shown = EXTRA.filter(key => state.group.some(one => one[key] !== USUAL[key]));
-    state.situation = "one_right";
+    state.situation = "";
   } else {
     setSituation(SITUATIONS[text] ? text : "one_right");
   }
 }
 
 function setSituation(name) {
-  const [, group, shown] = SITUATIONS[name];
+  const {group, shown} = SITUATIONS[name];
   Object.assign(state, {situation: name, group: group.map(one => ({...one})), shown: [...shown]});
 }
 
@@ -116,9 +133,10 @@ function setSituation(name) {
 
 function drawControls() {
   const choose = by("situation");
-  choose.append(...Object.entries(SITUATIONS).map(([name, [title]]) => new Option(title, name)));
+  choose.append(...Object.entries(SITUATIONS).map(([name, {title}]) => new Option(title, name)));
+  choose.append(new Option("your own", ""));
   choose.addEventListener("change", () => {
-    setSituation(choose.value);
+    if (choose.value) setSituation(choose.value);
     writeHash();
     drawSliders();
   });
@@ -181,46 +199,74 @@ function drawSliders() {
   for (const box of by("extras").querySelectorAll("input")) {
     box.checked = state.shown.includes(box.value);
   }
-  by("see").textContent = SITUATIONS[state.situation][3];
+  by("see").textContent = SITUATIONS[state.situation]?.see || "";
   drawBars();
 }
 
-// ---- Bars ----------------------------------------------------------------------------------------
+// ---- Bars ---------------------------------------------------------------------------------------
 
-// A bar to the right of the middle, or to the left below 0; `most` fills its half.
-function bar(name, value, most) {
-  const share = most ? (Math.abs(value) / most) * 50 : 0;
+const unseen = text => element("span", "unseen", text); // for a screen reader
+
+function said(value) {
+  if (Math.abs(value) >= 1000) return value.toExponential(1);
+  return value.toFixed(2).replace(/^-0.00$/, "0.00");
+}
+
+// The next round number, where a bar ends.
+function roundUp(most) {
+  const power = 10 ** Math.floor(Math.log10(most || 1));
+  return [1, 1.5, 2, 3, 5, 7.5, 10].find(x => x * power >= most * 0.999) * power;
+}
+
+// A bar to the right of the middle, or to the left below 0.
+function bar(side, value, end) {
+  const share = (Math.abs(value) / end) * 50;
   const drawn = element("i");
   drawn.style.cssText = `width: ${share}%; left: ${value < 0 ? 50 - share : 50}%`;
   return element(
     "div",
-    `bar ${name}`,
+    `bar ${side}`,
     element("span", "track", drawn),
-    element("span", "value", value.toFixed(2).replace(/^-0.00$/, "0.00")),
+    element("span", "value", unseen(side === "hub" ? "grpo.py " : "chosen "), said(value)),
   );
 }
 
-// [[what, [of each completion under grpo.py], [under `taken`, where it is given]]]; a weight is in
-// units of a token's share of the group: 1 is a token mean's push at an advantage of 1.
+// [[what, [of each completion under grpo.py], [under `taken`, where it is given]]]. A token's weight
+// is in units of what a mean over tokens gives it at an advantage of 1, a completion's in units of
+// what a mean over completions gives it.
 function pushes(taken) {
   const group = state.group.map(tokensOf);
   const tokens = sum(group.map(one => one.policy.length));
-  const sides = [takenFrom({}), ...(taken ? [taken] : [])].map(side => gradientOf(side, group));
-  const found = [
-    ["advantage", sides.map(side => side.advantages)],
-    ["weight of a token", sides.map(side => side.weights.map(row => row.at(-1) * tokens))],
+  const sides = [takenFrom({}), ...(taken ? [taken] : [])].map(side =>
+    gradientOf(side, group, REWARD_WEIGHTS),
+  );
+  const of = number => sides.map(({weights}) => weights.map(number));
+  return [
+    ["advantage", sides.map(({advantages}) => advantages)],
+    ["weight of a token", of(row => row.at(-1) * tokens)],
+    ...(state.shown.includes("rare") ? [["of the rare token", of(row => row[0] * tokens)]] : []),
+    ["of the whole completion", of(row => sum(row) * group.length)],
   ];
-  if (state.shown.includes("rare")) {
-    found.push(["of the rare token", sides.map(side => side.weights.map(row => row[0] * tokens))]);
-  }
-  return found;
 }
 
 function drawBars() {
-  const unseen = beyondOneGroup(state.taken);
-  const alone = state.refused || unseen.length || !state.texts.length;
+  const missing = beyondOneGroup(state.taken);
+  const alone = state.refused || missing.length || !state.texts.length;
   const found = pushes(alone ? null : state.taken);
-  const most = found.map(([, sides]) => Math.max(...sides.flat().map(Math.abs)));
+  const ends = found.map(([, sides]) => roundUp(Math.max(...sides.flat().map(Math.abs))));
+  const heads = found.map(([title], k) =>
+    element(
+      "div",
+      "push",
+      element("b", "", title),
+      element(
+        "div",
+        "bar",
+        element("span", "ends", ...[-1, 0, 1].map(x => element("span", "", String(x * ends[k])))),
+      ),
+    ),
+  );
+  by("heads").replaceChildren(...heads);
   by("completions")
     .querySelectorAll(".pushes")
     .forEach((row, i) =>
@@ -229,19 +275,23 @@ function drawBars() {
           element(
             "div",
             "push",
-            element("span", "note", title),
-            ...sides.map((side, which) => bar(which ? "here" : "hub", side[i], most[k])),
+            element("span", "note", `${title}, ±${ends[k]}`),
+            ...sides.map((side, which) => bar(which ? "here" : "hub", side[i], ends[k])),
           ),
         ),
       ),
     );
-  by("drawn").textContent = state.refused
-    ? "Your choice contradicts itself, so only grpo.py is drawn."
-    : unseen.length
-      ? `One group cannot show ${unseen.join(", ")}, so only grpo.py is drawn.`
-      : state.texts.length
-        ? `Upper bars: grpo.py. Lower bars: ${choiceText()}.`
-        : "Only grpo.py is chosen. Move an axis above, or start from a script.";
+  by("legend").hidden = Boolean(alone);
+  by("chosen-name").textContent = choiceText();
+  let why = "";
+  if (state.refused) {
+    why = "Your choice contradicts itself, so only grpo.py is drawn.";
+  } else if (missing.length) {
+    why = `One group cannot show what this moves (${missing.join(", ")}), so only grpo.py is drawn.`;
+  } else if (alone) {
+    why = "Only grpo.py is drawn. Choose what to see beside it.";
+  }
+  by("drawn").textContent = why;
 }
 
 function drawGroup() {
