@@ -108,7 +108,7 @@ def numbers(source):
 def positions(move, parts):
     """[[short, in full, scripts]]: where a move can go, grpo.py's position first.
 
-    Scripts share a position if they make the same edits and say the same of it.
+    Scripts share a position if they make the same edits.
     """
     short = {row.here: row.moves for row in reversed(list(atlas.rows()))}
     found = {}
@@ -120,7 +120,7 @@ def positions(move, parts):
         label = short.get(name, {}).get(move, full)
         if label == MOVES[move]:  # the atlas has no word for it
             label = full.partition(":")[0]
-        found.setdefault((full, lines), [label, full, []])[2].append(name)
+        found.setdefault(lines, [label, full, []])[2].append(name)
     return list(found.values())
 
 

@@ -244,8 +244,10 @@ function pushes(taken) {
   return [
     ["advantage", sides.map(({advantages}) => advantages)],
     ["weight of a token", of(row => row.at(-1) * tokens)],
-    ...(state.shown.includes("rare") ? [["of the rare token", of(row => row[0] * tokens)]] : []),
-    ["of the whole completion", of(row => sum(row) * group.length)],
+    ...(state.shown.includes("rare")
+      ? [["weight of the rare token", of(row => row[0] * tokens)]]
+      : []),
+    ["weight of the completion", of(row => sum(row) * group.length)],
   ];
 }
 

@@ -1,5 +1,6 @@
 // ---- The map -----------------------------------------------------------------------------------
 
+const story = by("story"); // it moves about, and is out of the page at times
 const short = name => data.scripts[name].file.replace("zoo/", "");
 
 function drawMap() {
@@ -14,14 +15,16 @@ function drawMap() {
     head.append(cell);
   }
   head.append(element("th", "", "beside"));
-  const told = element("tr", "told", element("td", "", by("story"))); // below what was chosen
+  const told = element("tr", "told", element("td", "", story)); // below what was chosen
   told.firstChild.colSpan = data.axes.length + 2;
   const rows = names.map(name => {
     const title = element(
       "th",
       "",
-      button(short(name), () => choose(name)),
+      button("", () => choose(name)),
     );
+    const pieces = short(name).split(/(?<=_)|(?=\.)/); // where a narrow screen may break it
+    title.firstChild.append(...pieces.flatMap(piece => [piece, element("wbr")]));
     title.firstChild.setAttribute("aria-pressed", state.chosen === name);
     const row = element("tr", state.chosen === name ? "chosen" : "", title);
     data.axes.forEach((axis, index) => {
@@ -37,15 +40,13 @@ function drawMap() {
   by("places").replaceChildren(
     element("table", "", element("thead", "", head), element("tbody", "", ...rows.flat())),
   );
-  if (!told.isConnected) by("map").append(by("story"));
+  if (!told.isConnected) by("map").append(story);
 }
 
 // The story of an axis or a script, where it was pressed.
 function tell(what) {
   state.chosen = what;
-  by("story").replaceChildren(
-    ...(!what ? [] : data.scripts[what] ? scriptStory(what) : axisStory(what)),
-  );
+  story.replaceChildren(...(!what ? [] : data.scripts[what] ? scriptStory(what) : axisStory(what)));
   drawMap();
 }
 
@@ -58,6 +59,7 @@ function choose(what) {
     one => one.textContent === (data.scripts[what] ? short(what) : what),
   );
   pressed.focus({preventScroll: true});
+  if (!again) story.scrollIntoView({block: "nearest"});
 }
 
 function axisStory(axis) {
@@ -101,6 +103,15 @@ function scriptStory(name) {
     const paragraph = marked("p", text);
     paragraph.prepend(element("b", "", `${title}${title.endsWith("when") ? "" : "."} `));
     parts.push(paragraph);
+  }
+  if (partsOf[name]) {
+    parts.push(
+      button("move the axes from here", () => {
+        chooseParts([name.split(".").pop()], "");
+        by("axes").scrollIntoView();
+        bundles[0].focus({preventScroll: true});
+      }),
+    );
   }
   if (name !== entry.parent) {
     parts.push(
