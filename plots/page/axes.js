@@ -1,5 +1,5 @@
-// "Move the axes": the rows of positions, and what the page says of a choice. A choice is what stands
-// behind `python -m compose`: parts, or the preset that they are of.
+// "Move the axes": the rows of positions, and what the page says of a choice. A choice is what
+// stands behind `python -m compose`: parts, or the preset that they are of.
 
 const nameOf = move => (move === "kl" ? "KL" : move.replaceAll("_", " "));
 const positionOf = (move, script) =>
@@ -224,7 +224,7 @@ function refusal(why) {
   const script = Object.keys(partsOf).find(
     name => why.startsWith(`${fileOf(name)}'s`) && why.includes("cannot do without its"),
   );
-  if (!script) return [element("p", "note", "Nothing is written. Move one of the two back.")];
+  if (!script) return [element("p", "note", "Any place that is not dashed leads out of this.")];
   const name = script.split(".").pop();
   const rest = state.texts.filter(text => scriptNamed(text) !== script);
   return [button(`take all that ${name}.py moves`, () => chooseParts([...rest, name], ""))];
@@ -340,7 +340,8 @@ function flagsFor(library, taken) {
       const beside = there.length && flagsOf(there[0], move).find(flag => !fits(there[0])(flag));
       remarks.push(
         beside
-          ? `no flag for ${nameOf(move)} alone: ${beside[0]} sets ${beside[1].map(nameOf).join(", ")}`
+          ? `no flag for ${nameOf(move)} alone: ${beside[0]} sets ` +
+              beside[1].map(nameOf).join(", ")
           : `no flag for ${nameOf(move)}: ${place[0]}`,
       );
     }

@@ -70,7 +70,7 @@ function parsePart(text) {
 
 // ---- Merging -----------------------------------------------------------------------------------
 
-// {move: the script it is taken from}, and a note for each move that two parts make: the later wins.
+// {move: the script it is taken from}, and notes: of a move that two parts make the later wins.
 function ownersOf(parts) {
   const owner = {};
   const notes = [];
@@ -165,7 +165,7 @@ const textOf = rows =>
     .map(row => `${row.line}\n`)
     .join("");
 
-// `old` stands once in the text of the rows; its lines are of one move, and so are those of `fresh`.
+// `old` stands once in the text of the rows; its lines and those of `fresh` are of one move.
 function rewrite(rows, old, fresh) {
   const written = rows.filter(row => row.line !== null);
   const text = textOf(rows);

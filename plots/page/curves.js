@@ -97,7 +97,8 @@ function chart(title, xLabel, yLabel, lines) {
     const said = means.flatMap(([x, y], i) =>
       shown[i] ? [`${lines[i].label} ${Number(y[nearest([x])].toPrecision(3))}`] : [],
     );
-    readout.textContent = `${xLabel} ${Number(at.toPrecision(3))}: ${said.join(", ") || "no line is shown"}`;
+    const values = said.join(", ") || "no line is shown";
+    readout.textContent = `${xLabel} ${Number(at.toPrecision(3))}: ${values}`;
     slider.setAttribute("aria-valuetext", readout.textContent);
     for (const end of ["x1", "x2"]) cursor.setAttribute(end, atX(at));
   }

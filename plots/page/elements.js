@@ -5,17 +5,17 @@ for (const script of Object.values(data.scripts)) {
 const names = Object.keys(data.scripts);
 const by = id => document.getElementById(id);
 const state = {
-  hunks: [],
+  hunks: [], // changes of the pair, and the one shown
   current: -1,
-  chosen: "", // changes of the pair, the one shown; the script or axis whose story is open
-  texts: [],
+  chosen: "", // the script or axis whose story is open
+  texts: [], // parts as compose takes them, or the preset that they are of
   preset: "",
-  taken: {},
-  refused: "", // parts as compose takes them, {move: script}, why it refuses them
-  situation: "",
+  taken: {}, // {move: script} of them, and why compose refuses them
+  refused: "",
+  unfolded: innerWidth > 800, // their diff
+  situation: "", // whose completions they were, and the sliders beyond the first three
   group: [],
   shown: [],
-  unfolded: innerWidth > 800, // the composition's diff // completions, and the sliders beyond the first three
 };
 
 // ---- Building elements -------------------------------------------------------------------------

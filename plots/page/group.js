@@ -2,7 +2,7 @@
 // choice of moves: the scripts' compute_advantages, policy_loss and aggregate_loss, differentiated
 // by hand. A test holds them to the scripts, by autograd.
 //
-// taken: {move: script}. A group has for each completion `answer` and `format`, the two rewards, and
+// taken: {move: script}. A group has for each completion `answer` and `format`, two rewards, and
 // for each of its tokens log-probs under the policy, pi_old, the sampler and the reference.
 
 const sum = values => values.reduce((total, value) => total + value, 0);
@@ -103,8 +103,8 @@ const SLOPE = {
   "zoo.dro": A => A,
 };
 
-// For one completion: {slopes: d sum of surrogates / d log-prob of each token, ratios as the loss has
-// them, turns: d ratio / d log-prob, the same for all its tokens or null where ratios are single}.
+// For one completion: {slopes: d sum of surrogates / d log-prob of each token, ratios: as the loss
+// has them, turns: d ratio / d log-prob of each token, null where every token has its own ratio}.
 function surrogateOf(taken, one, A) {
   const old = oldOf(taken, one);
   const logs = one.policy.map((x, t) => x - old[t]);
@@ -159,8 +159,8 @@ function klOf(taken, one, {ratios, turns}) {
   }
 }
 
-// {advantages: of each completion, weights: minus d loss / d log-prob of each token}; a weight above
-// 0 makes a token likelier. Without any advantage there is no step, and no weight.
+// {advantages: of each completion, weights: minus d loss / d log-prob of each token}; above 0 it
+// makes a token likelier. Without any advantage there is no step, and no weight.
 function gradientOf(taken, group, rewardWeights) {
   const advantages = advantagesOf(taken, group, rewardWeights);
   const tokens = sum(group.map(one => one.policy.length));

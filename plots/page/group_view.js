@@ -13,8 +13,8 @@ const SITUATIONS = {
     group: [...times(1, RIGHT), ...times(7)],
     shown: [],
     see:
-      "A lone right answer. Divided by the group's std its advantage is 2.5; divided by the mean, " +
-      "as in maxrl.py, 7. dr_grpo.py divides by nothing.",
+      "A lone right answer. Divided by the group's std its advantage is 2.5; divided by the " +
+      "mean, as in maxrl.py, 7. dr_grpo.py divides by nothing.",
   },
   all_right: {
     title: "all right",
@@ -60,14 +60,16 @@ const SITUATIONS = {
       ...times(2, RIGHT),
       ...times(1, {...RIGHT, stale: 0.9}),
       ...times(3),
-      ...times(1, {drift: -0.9}),
-      ...times(1, {drift: -0.3, stale: -0.9}),
+      ...times(1, {stale: -0.9}),
+      ...times(1, {drift: -0.9, rare: 0.7}),
     ],
-    shown: ["stale"],
+    shown: ["rare", "stale"],
     see:
-      "pi_old / mu says how much likelier the trained policy found the tokens than the program " +
-      "that drew them. grpo.py takes the one for the other; tis.py weighs with it; " +
-      "deepseek_v32.py drops failures that the policy has left.",
+      "pi_old finds number 3 likelier than the program that drew it, number 7 less likely. " +
+      "grpo.py takes the one for the other and clips both; tis.py weighs them with 2 at most and " +
+      "0.41. " +
+      "Number 8 is a failure that the policy has left: grpo.py still pushes its rare token down, " +
+      "deepseek_v32.py drops it.",
   },
 };
 const SLIDERS = {
@@ -81,7 +83,7 @@ const SLIDERS = {
 };
 const EXTRA = ["format", "rare", "stale"];
 
-// A completion of the page as the formulas take it. Its first token is the rare one, if it is shown.
+// A completion of the page as the formulas take it; its first token is the rare one, if shown.
 function tokensOf(one) {
   const hidden = EXTRA.filter(key => !state.shown.includes(key));
   const usual = Object.fromEntries(hidden.map(key => [key, USUAL[key]]));
@@ -94,7 +96,7 @@ function tokensOf(one) {
   return {answer, format, old, policy, sampler: old.map(x => x - stale), reference: old};
 }
 
-// ---- The address: the situation's name, or the numbers of every completion -----------------------
+// ---- The address: the situation's name, or the numbers of every completion ----------------------
 
 const KEYS = Object.keys(USUAL);
 
@@ -129,7 +131,7 @@ function setSituation(name) {
   Object.assign(state, {situation: name, group: group.map(one => ({...one})), shown: [...shown]});
 }
 
-// ---- Sliders -------------------------------------------------------------------------------------
+// ---- Sliders ------------------------------------------------------------------------------------
 
 function drawControls() {
   const choose = by("situation");
@@ -231,8 +233,8 @@ function bar(side, value, end) {
   );
 }
 
-// [[what, [of each completion under grpo.py], [under `taken`, where it is given]]]. A token's weight
-// is in units of what a mean over tokens gives it at an advantage of 1, a completion's in units of
+// [[what, [[of each completion under grpo.py], [under `taken`, if given]]]]. A token's weight is
+// in units of what a mean over tokens gives it at an advantage of 1, a completion's in units of
 // what a mean over completions gives it.
 function pushes(taken) {
   const group = state.group.map(tokensOf);
@@ -289,7 +291,7 @@ function drawBars() {
   if (state.refused) {
     why = "Your choice contradicts itself, so only grpo.py is drawn.";
   } else if (missing.length) {
-    why = `One group cannot show what this moves (${missing.join(", ")}), so only grpo.py is drawn.`;
+    why = `One group cannot show what this moves, ${missing.join(", ")}: only grpo.py is drawn.`;
   } else if (alone) {
     why = "Only grpo.py is drawn. Choose what to see beside it.";
   }

@@ -12,7 +12,8 @@ function show() {
   const left = by("left").value;
   const right = by("right").value;
   writeHash();
-  if (data.scripts[state.chosen] && ![left, right].includes(state.chosen)) tell(right); // no story of another
+  const told = data.scripts[state.chosen] && state.chosen;
+  if (told && ![left, right].includes(told)) tell(right); // no story of another
   by("title").textContent = `${data.scripts[left].file} and ${data.scripts[right].file}`;
   drawCode(left, right);
   by("method").disabled = !data.scripts[right].quoted_at[0];
@@ -40,7 +41,7 @@ function swap() {
 
 // #grpo..gspo&axes=dapo+gspo&group=long_wrong in the address opens all that; each may be left out.
 function open() {
-  const [first, ...others] = decodeURIComponent(location.hash.slice(1)).split("&");
+  const [first, ...others] = location.hash.slice(1).split("&");
   const given = Object.fromEntries(
     [first, ...others].map(part => part.split(/=(.*)/s)).filter(part => part.length > 1),
   );
@@ -53,7 +54,7 @@ function open() {
   show();
   drawChoice();
   drawSliders();
-  if (given.axes || given.group) by(given.axes ? "axes" : "group").scrollIntoView();
+  if (given.axes || given.group) by(given.group ? "group" : "axes").scrollIntoView();
 }
 
 for (const side of ["left", "right"]) {

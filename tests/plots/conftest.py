@@ -32,3 +32,19 @@ def opened(browser, path, pair, width=1400, scheme="light"):
     page.close()
     assert not problems
     assert requested == [path.as_uri()]
+
+
+@pytest.fixture
+def page(browser, request):
+    """The committed page at grpo.py and gspo.py, on one of the SCREENS or a wide one."""
+    screen = getattr(request, "param", (1400, "light"))
+    with opened(browser, side_by_side.PAGE, "grpo..gspo", *screen) as page:
+        yield page
+
+
+SCREENS = pytest.mark.parametrize(
+    "page",
+    [(width, scheme) for width in (1400, 800, 390) for scheme in ("light", "dark")],
+    indirect=True,
+    ids=lambda screen: "-".join(map(str, screen)),
+)

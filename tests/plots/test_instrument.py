@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from compose import composition
-from compose.edits import MOVES
+from compose.edits import MOVES, changed_lines
+from compose.reader import source_of
 from compose.rules import PRESETS
 from experiments.catalogue import ARMS
 from plots import atlas, side_by_side
 from tasks import InputError
-from tests.plots.conftest import opened
+from tests.plots.conftest import SCREENS, opened
 
 PARTS = [name.rpartition(".")[2] for name in composition.composable()]
 WRONG = ["grpo", "none", "dapo:tracker", "dapo:", "dapo dapo:kl", "dapo:kl,kl", "gspo gspo"]
@@ -22,12 +23,6 @@ WRITE = """(texts, preset) => {
   const made = attempt(texts, preset);
   return made.refused ? `refused: ${made.refused}` : made.source;
 }"""
-
-
-@pytest.fixture
-def page(browser):
-    with opened(browser, side_by_side.PAGE, "grpo..gspo") as page:
-        yield page
 
 
 # ---- Composing ----------------------------------------------------------------------------------
@@ -195,3 +190,179 @@ def test_the_pages_gradients_are_the_scripts(page, tmp_path):
         close(drawn["advantages"], advantages, parts)
         for weights, row in zip(drawn["weights"], pushes, strict=True):
             close(weights, row[: len(weights)], parts)
+
+
+# ---- What is said of a choice -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_method_of_the_atlas_is_found(page):
+    """At its own place on the axes a method is named, not only its neighbours."""
+    said = page.evaluate(
+        """methods.map(({name, parts}) => {
+          chooseParts(parts, "");
+          return [name, by("verdict").textContent, by("made").textContent];
+        })"""
+    )
+    assert {"DAPO", "GRPO-Zero", "ScaleRL", "TIS"} <= {name for name, *_ in said}
+    for name, verdict, made in said:
+        assert verdict.startswith("This is ") and name in verdict
+        assert "python " in made and "TRL" in made and "verl" in made
+
+
+@pytest.mark.slow
+def test_the_diff_is_counted_as_in_the_maps(page):
+    for part in PARTS:
+        page.evaluate("part => chooseParts([part], '')", part)
+        count = changed_lines(source_of("grpo"), source_of(composition.find_script(part)))
+        assert page.inner_text(".diffs h3").endswith(f": {count}")
+
+
+@pytest.mark.slow
+def test_flags_of_a_script_are_those_of_the_docs(page):
+    """A flag is shown where the choice is what its table is about, and a gap is named."""
+    page.evaluate("chooseParts(['gspo'], '')")
+    flags = page.inner_text("#made .flags")
+    assert 'importance_sampling_level="sequence"' in flags and "loss_mode=gspo" in flags
+    page.evaluate("chooseParts(['maxrl'], '')")
+    assert "no flag for std: / group mean" in page.inner_text("#made .flags")
+
+
+@pytest.mark.slow
+@SCREENS
+def test_the_axes_by_keyboard_and_by_address(page, browser):
+    """Arrows move along a row; a contradiction is one line; the address brings all of it back."""
+    page.locator("#moves input[name=move-granularity]:checked").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("location.hash") == "#grpo..gspo&axes=gspo:granularity"
+    why = written(("gspo:granularity",)).removeprefix("refused: ")
+    assert page.inner_text("#verdict") == f"compose refuses: {why}."
+    assert page.evaluate("document.activeElement.name") == "move-granularity"
+    page.locator("#moves input[name=move-clip_width]:checked").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    assert page.inner_text("#verdict").startswith("This is GSPO (2025-07)")
+    page.locator("#completions input").first.focus()
+    page.keyboard.press("ArrowLeft")
+    bars = page.inner_text("#completions")
+    assert page.inner_text("#completions output >> nth=0") == "0.95"
+    address = page.evaluate("location.hash")
+    width = page.viewport_size["width"]
+    with opened(browser, side_by_side.PAGE, address[1:], width) as again:
+        assert again.inner_text("#verdict").startswith("This is GSPO (2025-07)")
+        assert again.inner_text("#completions") == bars
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+# ---- What is seen of a group --------------------------------------------------------------------
+
+
+def pushed(page, situation, parts):
+    """{title: [[of grpo.py], [of the parts]]}, two digits each."""
+    found = page.evaluate(
+        """([situation, parts]) => {
+          setSituation(situation);
+          return pushes(takenOf(parts));
+        }""",
+        [situation, parts],
+    )
+    return {title: [[round(x, 2) for x in side] for side in sides] for title, sides in found}
+
+
+@pytest.mark.slow
+def test_situations_show_what_they_say(page):
+    """The sentence above the bars, by the bars."""
+    assert pushed(page, "one_right", ["maxrl"])["advantage"] == [
+        [2.47] + 7 * [-0.35],
+        [7.0] + 7 * [-1.0],
+    ]
+    assert pushed(page, "all_right", ["dr_grpo"])["weight of a token"] == 2 * [8 * [0.0]]
+    hub, constant = pushed(page, "long_wrong", ["dr_grpo"])["weight of a token"]
+    assert hub[7] / hub[6] == pytest.approx(64 / 240, abs=0.01) and constant[7] == constant[6]
+    advantages = pushed(page, "long_wrong", ["dapo"])["advantage"][1]
+    assert advantages[7] < 2 * advantages[6] < 0
+    hub, apart = pushed(page, "two_rewards", ["gdpo"])["advantage"]
+    assert hub[0] == hub[1] and apart[0] > 3 * apart[1] > 0
+    rare = {
+        part: pushed(page, "rare_token", [part])["weight of the rare token"][1][0]
+        for part in ("dapo", "cispo", "dppo")
+    }
+    assert rare["dapo"] == 0 < rare["cispo"] < rare["dppo"]
+    hub, whole = pushed(page, "rare_token", ["gspo"])["weight of a token"]
+    assert hub[0] == hub[1] > 0 == whole[0]
+    hub, weighed = pushed(page, "stale_sampler", ["tis"])["weight of a token"]
+    assert hub[2] == hub[6] == 0 and weighed[2] == pytest.approx(2 * weighed[1], abs=0.02)
+    assert weighed[6] == pytest.approx(0.41 * weighed[5], abs=0.01)
+    hub, dropped = pushed(page, "stale_sampler", ["deepseek_v32"])["weight of the rare token"]
+    assert hub[7] < -1 and abs(dropped[7]) < 0.1
+
+
+@pytest.mark.slow
+def test_what_one_group_cannot_show(page):
+    """Nothing is drawn of a critic, a tracker, turns or a learnt reward: the page says why."""
+    for part in ("ppo", "spo", "gigpo", "prime", "reinforce_pp"):
+        page.evaluate("part => chooseParts([part], '')", part)
+        assert page.inner_text("#drawn").startswith("One group cannot show what this moves")
+        assert not page.locator(".bar.here").count()
+    page.evaluate("chooseParts(['cispo'], '')")
+    assert page.inner_text("#drawn") == "" and page.inner_text("#legend").split() == ["grpo.py", "cispo"]
+    shown = page.locator("#completions .bar.here").count()
+    assert shown == page.locator("#completions .bar.hub").count() == 8 * 3
+    page.evaluate("chooseParts(['gspo:granularity'], '')")
+    assert page.inner_text("#drawn").startswith("Your choice contradicts itself")
+
+
+# ---- The whole page -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@SCREENS
+def test_a_story_comes_into_view(page):
+    """With its code; and it goes when others are compared."""
+    for name in ("dr_grpo", "vapo"):
+        page.locator("#map").get_by_role("button", name=f"{name}.py", exact=True).click()
+        assert page.evaluate("by('right').value").endswith(name)
+        top = page.locator("#story").bounding_box()["y"]
+        assert page.locator("header").bounding_box()["height"] < top < 700
+    page.select_option("#right", "gspo")
+    page.select_option("#left", "dapo")
+    assert page.inner_text("#story h3 >> nth=0") == "GSPO (gspo.py)"
+    assert page.locator("#places tbody th").first.bounding_box()["width"] < 0.35 * 390 or (
+        page.viewport_size["width"] > 390
+    )
+
+
+@pytest.mark.slow
+@SCREENS
+def test_curves_have_values(page):
+    """Under the pointer, and by keyboard; a line can be put away."""
+    figure = page.locator("#charts figure").first
+    figure.locator("input").focus()
+    page.keyboard.press("Home")
+    first = figure.locator(".readout").inner_text()
+    assert first.startswith("thousand tokens generated 0: grpo.py 0.2")
+    figure.locator("figcaption button").first.press("Enter")
+    assert "grpo.py" not in figure.locator(".readout").inner_text()
+    figure.locator("svg").first.hover()
+    assert figure.locator(".readout").inner_text() != first
+
+
+@pytest.mark.slow
+@SCREENS
+def test_accessible(page):
+    """No finding of axe-core, with a story, a composition and a group open."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page.locator("#map").get_by_role("button", name="tis.py", exact=True).click()
+    for parts in (["dapo", "gspo"], ["gspo:granularity"]):
+        page.evaluate("parts => chooseParts(parts, '')", parts)
+        page.select_option("#situation", "stale_sampler")
+        found = axe.run(page).response["violations"]
+        assert [(one["id"], one["impact"], len(one["nodes"])) for one in found] == []
+
+
+@pytest.mark.slow
+def test_it_is_quick_and_prints(page):
+    paints = page.evaluate("performance.getEntriesByType('paint').map(entry => entry.startTime)")
+    assert max(paints) < 1000  # milliseconds
+    page.evaluate("chooseParts(['dapo', 'gspo'], '')")
+    assert page.pdf().count(b"/Type /Page\n") < 12

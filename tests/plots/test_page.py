@@ -13,7 +13,7 @@ from experiments.catalogue import FRONTIER
 from plots import handout, make_figures, side_by_side, stories
 from plots.markdown import section
 from plots.side_by_side import NAMES
-from tests.plots.conftest import opened
+from tests.plots.conftest import SCREENS, opened
 
 DOCUMENTED = tuple(filter(stories.is_documented, NAMES))
 QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
@@ -213,22 +213,6 @@ def test_the_committed_page_is_up_to_date():
     assert side_by_side.PAGE.stat().st_size < 1.5e6  # it opens at once, from a mail too
 
 
-@pytest.fixture
-def page(browser, request):
-    """The committed page at grpo.py and gspo.py, on a screen of (width, scheme)."""
-    with opened(browser, side_by_side.PAGE, "grpo..gspo", *request.param) as page:
-        yield page
-
-
-SCREENS = pytest.mark.parametrize(
-    "page",
-    [(width, scheme) for width in (1400, 800, 390) for scheme in ("light", "dark")],
-    indirect=True,
-    ids=lambda screen: "-".join(map(str, screen)),
-)
-ONE_SCREEN = pytest.mark.parametrize("page", [(1400, "light")], indirect=True)
-
-
 @pytest.mark.slow
 @SCREENS
 def test_nothing_is_wider_than_the_screen(page):
@@ -269,7 +253,6 @@ def test_code_comes_first(page):
 
 
 @pytest.mark.slow
-@ONE_SCREEN
 def test_pairs(page):
     """Both orders, any two, by key, by address and by menu."""
     page.keyboard.press("s")
@@ -287,7 +270,6 @@ def test_pairs(page):
 
 
 @pytest.mark.slow
-@ONE_SCREEN
 def test_equations_lead_to_code(page):
     """What differs is marked; a click unfolds the line that computes it."""
     old, new = (equations(source_of(script)) for script in ("grpo", "gspo"))
