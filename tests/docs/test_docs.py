@@ -37,7 +37,8 @@ def test_links_resolve(page):
     for link, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
         target = page.parent / link if link else page
         assert target.exists(), link
-        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+        state = link.endswith("index.html")  # of the page: tests/plots/test_instrument.py opens it
+        assert not anchor or state or anchor in anchors(target), f"{link}#{anchor}"
     rooms = "runtime|compose|zoo|base_model|experiments|plots|tests|tools|docs"
     for path in re.findall(rf"[`[]((?:{rooms})/[\w/]+\.\w+)[]`:]", text):
         assert (HERE / path).exists() or path[:-3].replace("/", ".") in MADE, path

@@ -3,11 +3,13 @@
 import itertools
 import math
 import random
+import re
 from functools import cache
 
 import pytest
 import torch
 
+from common import HERE
 from compose import composition
 from compose.edits import MOVES, changed_lines
 from compose.reader import source_of
@@ -254,6 +256,19 @@ def test_the_axes_by_keyboard_and_by_address(page, browser):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.slow
+def test_links_of_the_docs_are_states(page):
+    """What a page or the notebook links to opens as it is written, and says what that is."""
+    texts = [path.read_text(encoding="utf-8") for path in (HERE / "docs").glob("*.[mi]*")]
+    states = {state for text in texts for state in re.findall(r"index\.html#([^)\s\\\"]+)", text)}
+    assert len(states) > 8
+    for state in states:
+        page.evaluate("state => { location.hash = state; open(); }", state)
+        assert page.evaluate("location.hash") == f"#{state}"
+        said = page.inner_text("#verdict")
+        assert said.startswith(("This is", "No method", "compose refuses: a clip of 0.2 is dead"))
+
+
 # ---- What is seen of a group --------------------------------------------------------------------
 
 
@@ -305,7 +320,10 @@ def test_what_one_group_cannot_show(page):
         assert page.inner_text("#drawn").startswith("One group cannot show what this moves")
         assert not page.locator(".bar.here").count()
     page.evaluate("chooseParts(['cispo'], '')")
-    assert page.inner_text("#drawn") == "" and page.inner_text("#legend").split() == ["grpo.py", "cispo"]
+    assert page.inner_text("#drawn") == "" and page.inner_text("#legend").split() == [
+        "grpo.py",
+        "cispo",
+    ]
     shown = page.locator("#completions .bar.here").count()
     assert shown == page.locator("#completions .bar.hub").count() == 8 * 3
     page.evaluate("chooseParts(['gspo:granularity'], '')")
