@@ -134,6 +134,7 @@ function chooseParts(texts, preset) {
   Object.assign(state, {texts, preset});
   writeHash();
   drawChoice();
+  drawBars();
 }
 
 function drawChoice() {
@@ -160,7 +161,6 @@ function drawChoice() {
   }
   by("verdict").replaceChildren(...verdict(taken));
   by("made").replaceChildren(...(made.refused ? refusal(made.refused) : written(taken, made)));
-  drawGroup();
 }
 
 const scriptNamed = text =>

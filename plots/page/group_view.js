@@ -297,8 +297,3 @@ function drawBars() {
   }
   by("drawn").textContent = why;
 }
-
-function drawGroup() {
-  if (by("completions").childElementCount) drawBars();
-  else drawSliders();
-}
