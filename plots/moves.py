@@ -131,25 +131,27 @@ def coordinate(name, move):
 
 
 def methods(parts):
-    """Rows of the atlas: name, year, link, words, what runs it; `parts` if compose makes it."""
+    """Rows of the atlas that compose makes of these scripts, with the parts that it makes them of.
+
+    `own`: a script's own row, as in the maps; others run as it, with flags.
+    """
     names = {name.rpartition(".")[2] for name in parts}
     found = []
+    scripts_seen = set()
     for row in atlas.rows():
-        made = None
-        if row.here == "grpo":
-            made = []
-        elif row.here in parts:
-            made = [row.here.rpartition(".")[2]]
+        if row.here in ("grpo", *parts):
+            made = [] if row.here == "grpo" else [row.here.rpartition(".")[2]]
         elif row.here.startswith("python -m compose "):
             made = row.here.removesuffix(" -o mine.py").split()[3:]
             made = rules.PRESETS[made[1]].parts.split() if made[0] == "--preset" else made
-            made = made if {part.partition(":")[0] for part in made} <= names else None
-        entry = {"name": row.name, "year": row.year, "arxiv": row.arxiv, "words": row.words}
-        found.append(entry | {"here": row.here, "moves": list(row.moves), "parts": made})
-    first = {}
-    for entry in found:  # a script's own row, as in the maps; others run as it, with flags
-        first.setdefault(entry["here"], entry)
-    return [entry | {"own": first[entry["here"]] is entry} for entry in found]
+        else:
+            continue
+        if {part.partition(":")[0] for part in made} <= names:
+            entry = {"name": row.name, "year": row.year, "arxiv": row.arxiv, "words": row.words}
+            entry |= {"parts": made, "own": row.here not in scripts_seen}
+            found.append(entry | {"TRL": row.trl, "verl": row.verl})
+            scripts_seen.add(row.here)
+    return found
 
 
 def flags(name):

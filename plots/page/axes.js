@@ -23,9 +23,12 @@ function parsed(texts) {
 }
 const takenOf = texts => takenFrom(ownersOf(parsed(texts)).owner);
 
-const methods = data.compose.methods
-  .filter(method => method.parts)
-  .map(method => ({...method, taken: takenOf(method.parts)}));
+const methods = data.compose.methods.map(one => ({...one, taken: takenOf(one.parts)}));
+// Those at a place, a script's own method first.
+const methodsAt = taken =>
+  methods
+    .filter(method => !partsAway(method.taken, taken).length)
+    .sort((one, other) => other.own - one.own);
 
 // Parts for {move: script}: a script is named alone if all that it moves is taken from it.
 function textsOf(owner, order) {
@@ -178,46 +181,36 @@ function methodLink(method) {
 
 function verdict(taken) {
   if (state.refused) return [element("b", "", "compose refuses: "), `${state.refused}.`];
-  const here = methods.filter(method => !partsAway(method.taken, taken).length);
-  const [first] = here.filter(method => method.own);
-  const others = here.filter(method => method !== first);
-  if (here.length) {
-    const shown = first || others[0];
-    const rest = others.filter(method => method !== shown);
-    const alike = rest.length
-      ? [
-          element("br"),
-          "The same point of the map, with flags or parts that no axis has: ",
-          ...rest.flatMap((method, i) => [i ? ", " : "", methodLink(method)]),
-          ".",
-        ]
-      : [];
-    return [
-      element("b", "", "This is "),
-      methodLink(shown),
-      ` (${shown.year}). ${shown.words}`,
-      ...alike,
-    ];
-  }
+  const [shown, ...rest] = methodsAt(taken);
+  if (!shown) return [element("b", "", "No method of the atlas lies here. "), ...nearest(taken)];
+  const alike = rest.flatMap((method, i) => [i ? ", " : "", methodLink(method)]);
+  return [
+    element("b", "", "This is "),
+    methodLink(shown),
+    ` (${shown.year}). ${shown.words}`,
+    ...(rest.length
+      ? [element("p", "", "At the same place, differing only off the axes: ", ...alike, ".")]
+      : []),
+  ];
+}
+
+// The methods that are parted from the choice by the fewest moves, and by which.
+function nearest(taken) {
   const away = methods.map(method => ({method, moves: partsAway(method.taken, taken)}));
   const least = Math.min(...away.map(({moves}) => moves.length));
-  const nearest = away.filter(({moves}) => moves.length === least).slice(0, 3);
-  const items = nearest.map(({method, moves}) =>
-    element(
-      "span",
-      "",
-      methodLink(method),
-      ` (${method.year}), parted by `,
-      moves
-        .map(
-          move =>
-            `${nameOf(move)} (${wordOf(move, taken[move])} here, ` +
-            `${wordOf(move, method.taken[move])} there)`,
-        )
-        .join(", "),
-    ),
-  );
-  return [element("b", "", "No method of the atlas lies here. "), "Nearest:", list(items)];
+  const parting = ({method, moves}) =>
+    moves.map(move => {
+      const [here, there] = [taken, method.taken].map(side => wordOf(move, side[move]));
+      return `${nameOf(move)} (${here} here, ${there} there)`;
+    });
+  const items = away
+    .filter(({moves}) => moves.length === least)
+    .slice(0, 3)
+    .map(one => {
+      const by = parting(one).join(", ");
+      return element("span", "", methodLink(one.method), ` (${one.method.year}), parted by ${by}`);
+    });
+  return ["Nearest:", list(items)];
 }
 
 function refusal(why) {
@@ -233,17 +226,20 @@ function refusal(why) {
 // ---- What compose writes -----------------------------------------------------------------------
 
 function written(taken, made) {
-  const command = state.texts.length
-    ? `python -m compose ${choiceText()} -o mine.py`
-    : "python grpo.py";
+  const preset = data.compose.presets[state.preset];
+  const commands = state.texts.length
+    ? [`python -m compose ${choiceText()} -o mine.py`, `python mine.py ${preset?.flags || ""}`]
+    : ["python grpo.py"];
+  const notes = made.notes.map(note => `Note: ${note}`);
+  if (preset) notes.push(`Left out: ${preset.left_out}.`);
   const lines = made.equations.map(line => {
     const moved = !data.scripts.grpo.equations.includes(line);
     return element("span", moved ? "differs" : "", line || " ");
   });
   const columns = ["TRL", "verl"].map(library => flagsFor(library, taken));
   return [
-    element("p", "", element("code", "command", command)),
-    ...made.notes.map(note => element("p", "note", `Note: ${note}`)),
+    ...commands.map(command => element("div", "", element("code", "command", command.trim()))),
+    ...notes.map(note => element("p", "note", note)),
     element(
       "div",
       "written",
@@ -356,11 +352,15 @@ function flagsFor(library, taken) {
     }
   }
   const lines = [...flags.values()].map(flag => element("code", "", flag));
+  const published = methodsAt(taken)
+    .filter(method => method.parts.join(" ") !== state.texts.join(" ") && method[library] !== "-")
+    .map(method => element("span", "", `${method.name}: `, element("code", "", method[library])));
   return element(
     "div",
     "",
     element("h3", "", library),
     list([...lines, ...remarks.map(text => element("span", "note", text))]),
+    ...(published.length ? [element("p", "note", "As the atlas has it:"), list(published)] : []),
   );
 }
 
