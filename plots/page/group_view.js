@@ -176,9 +176,9 @@ function slider(one, index, key) {
     one[key] = Number(input.value);
     output.textContent = said(one[key]);
     input.setAttribute("aria-valuetext", said(one[key]));
-    writeHash();
     drawBars();
   });
+  input.addEventListener("change", writeHash); // not while it is dragged: browsers count these
   return element("label", "slider", element("span", "", title), input, output);
 }
 

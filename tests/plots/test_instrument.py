@@ -134,11 +134,12 @@ def module_of(parts, folder):
     return module
 
 
-def by_the_script(module, parts, group):
+def by_the_script(module, parts, group, second_weight):
     """(advantages, minus the gradient) of the script's own update, in one step of SGD."""
     config = module.Config(
         prompts_per_step=1, group_size=len(group), minibatches=1, max_grad_norm=math.inf
     )
+    config.reward_weights = [1.0, second_weight][: len(config.reward_weights)]
     T = config.max_new_tokens
     padded = {
         name: torch.tensor([one[name] + [0.0] * (T - len(one[name])) for one in group])
@@ -183,12 +184,16 @@ def test_the_pages_gradients_are_the_scripts(page, tmp_path):
     rng = random.Random(44)
     choices = random_choices(page, rng) * GROUPS
     groups = [random_group(rng) for _ in choices]
+    second = [rng.choice([0.1, 1.0]) for _ in choices]  # weight of the second reward
     found = page.evaluate(
-        "([choices, groups]) => choices.map((texts, i) => gradientOf(takenOf(texts), groups[i]))",
-        [choices, groups],
+        """([choices, groups, second]) => choices.map(
+          (texts, i) => gradientOf(takenOf(texts), groups[i], [1, second[i]])
+        )""",
+        [choices, groups, second],
     )
-    for parts, group, drawn in zip(choices, groups, found, strict=True):
-        advantages, pushes = by_the_script(module_of(tuple(parts), tmp_path), parts, group)
+    for parts, group, weight, drawn in zip(choices, groups, second, found, strict=True):
+        module = module_of(tuple(parts), tmp_path)
+        advantages, pushes = by_the_script(module, parts, group, weight)
         close(drawn["advantages"], advantages, parts)
         for weights, row in zip(drawn["weights"], pushes, strict=True):
             close(weights, row[: len(weights)], parts)

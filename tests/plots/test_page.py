@@ -319,8 +319,9 @@ def test_a_script_without_documents(browser, tmp_path, monkeypatch):
     path.write_text(side_by_side.page(["grpo", "zoo.mine"]), encoding="utf-8")
     with opened(browser, path, "grpo..mine") as page:
         page.locator("#map").get_by_role("button", name="mine.py").press("Enter")
-        story = page.inner_text("#story").split("\n")
-        assert story == ["MINE (zoo/mine.py)", "its code against grpo.py"]
+        told = page.locator("#story > *").all_inner_texts()
+        leads = ["move the axes from here", "its code against grpo.py"]
+        assert told == ["MINE (zoo/mine.py)", *leads]
         row = page.locator("#map tr.chosen").inner_text().split("\t")
         assert row == ["mine.py", "=", "soft", "=", "=", "=", "=", "=", ""]
         page.keyboard.press("m")
