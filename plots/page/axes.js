@@ -83,7 +83,7 @@ function drawRows() {
         element("span", "", short),
         element("small", "", who),
       );
-      chip.title = full;
+      input.title = full; // it lies over all of the chip
       return chip;
     });
     const row = element(
@@ -153,8 +153,7 @@ function drawChoice() {
         const why = index === at ? "" : attempt(movedTo(state.texts, move, index)).refused;
         input.checked = index === at;
         input.parentElement.classList.toggle("clash", Boolean(why));
-        input.parentElement.title =
-          data.compose.positions[move][index][1] + (why ? `\nRefused: ${why}` : "");
+        input.title = data.compose.positions[move][index][1] + (why ? `\nRefused: ${why}` : "");
       });
   }
   for (const bundle of bundles) {
