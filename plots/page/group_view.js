@@ -30,7 +30,8 @@ const SITUATIONS = {
     shown: [],
     see:
       "Number 8 is wrong and long. Under 1/|o| each of its tokens is pushed down less than those " +
-      "of a short one; under a constant or a token mean as much. dapo.py punishes its length too.",
+      "of a short one; under a constant or a token mean, just as much. dapo.py punishes its " +
+      "length too.",
   },
   two_rewards: {
     title: "two rewards",
@@ -42,8 +43,8 @@ const SITUATIONS = {
     shown: ["format"],
     see:
       "Number 1 is right in the wrong format, 2 to 5 are wrong in the right one. Their rewards " +
-      "add up to the same, so grpo.py tells them apart by nothing. gdpo.py normalises each " +
-      "reward first: the rarer one counts more.",
+      "add up to the same, so grpo.py cannot tell them apart. gdpo.py normalises each reward " +
+      "first: the rarer one counts more.",
   },
   rare_token: {
     title: "a rare token that moved far",
@@ -65,11 +66,10 @@ const SITUATIONS = {
     ],
     shown: ["rare", "stale"],
     see:
-      "pi_old finds number 3 likelier than the program that drew it, number 7 less likely. " +
-      "grpo.py takes the one for the other and clips both; tis.py weighs them with 2 at most and " +
-      "0.41. " +
-      "Number 8 is a failure that the policy has left: grpo.py still pushes its rare token down, " +
-      "deepseek_v32.py drops it.",
+      "pi_old finds number 3 likelier than mu did, the program that drew it, and number 7 less " +
+      "likely. grpo.py takes mu for pi_old, and its clip stops both; tis.py weighs them by 2, its " +
+      "cap, and by 0.41. Number 8 is a failure that the policy has left: grpo.py still pushes its " +
+      "rare token down, deepseek_v32.py drops it.",
   },
 };
 const SLIDERS = {
