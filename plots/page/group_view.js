@@ -67,9 +67,9 @@ const SITUATIONS = {
     shown: ["rare", "stale"],
     see:
       "pi_old finds number 3 likelier than mu did, the program that drew it, and number 7 less " +
-      "likely. grpo.py takes mu for pi_old, and its clip stops both; tis.py weighs them by 2, its " +
-      "cap, and by 0.41. Number 8 is a failure that the policy has left: grpo.py still pushes its " +
-      "rare token down, deepseek_v32.py drops it.",
+      "likely. grpo.py takes mu for pi_old, and its clip stops both; tis.py weighs them by 2, " +
+      "its cap, and by 0.41. Number 8 is a failure that the policy has left: grpo.py still " +
+      "pushes its rare token down, deepseek_v32.py drops it.",
   },
 };
 const SLIDERS = {
