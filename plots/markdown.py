@@ -1,5 +1,7 @@
 """Tables and words of the docs, for pages that show them again."""
 
+import re
+
 from markdown_it import MarkdownIt
 
 import common
@@ -21,6 +23,21 @@ def table_of(page, heading):
         elif token.type == "table_close":
             break
     return rows
+
+
+def quiz():
+    """docs/quiz.md as HTML: each question closed, and closed in it what is right and why."""
+    text = (common.HERE / "docs/quiz.md").read_text(encoding="utf-8")
+    found = []
+    for question in text.split("\n## ")[1:]:
+        title, _, body = question.partition("\n")
+        asked, answer = body.split("<details><summary>Answer</summary>\n")
+        answer = re.sub("<!--.*?-->|</details>", "", answer, flags=re.DOTALL)
+        found.append(
+            f"<details><summary>{inline(title)}</summary>{MARKDOWN.render(asked)}"
+            f"<details><summary>Answer</summary>{MARKDOWN.render(answer)}</details></details>"
+        )
+    return "\n".join(found)
 
 
 def section(page, heading):

@@ -44,6 +44,7 @@ from plots import moves, stories
 from plots.critics import CRITIC_PANELS
 from plots.handout import QUESTIONS
 from plots.make_figures import PANELS, ZOO_PANELS, thousand_tokens
+from plots.markdown import quiz
 from plots.turns import TURN_PANELS
 
 PAGE = common.HERE / "docs/index.html"
@@ -241,7 +242,7 @@ def page(names=NAMES):
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no tag, no comment
     script = "\n".join((SCRIPT / f"{part}.js").read_text(encoding="utf-8") for part in PARTS)
     template = TEMPLATE.read_text(encoding="utf-8").replace("SCRIPT", script, 1)
-    return template.replace("DATA", text, 1)
+    return template.replace("QUIZ", quiz(), 1).replace("DATA", text, 1)
 
 
 def chromium():

@@ -381,3 +381,17 @@ def test_the_handout_prints_on_two_sides(browser):
     printed = page.pdf(prefer_css_page_size=True)
     page.close()
     assert printed.count(b"/Type /Page\n") == 2
+
+
+@pytest.mark.slow
+@SCREENS
+def test_the_quiz_keeps_its_answers_closed(page):
+    questions = page.locator("#quiz > details")
+    assert questions.count() == 10
+    for number in range(10):
+        question = questions.nth(number)
+        answer = question.locator("details > p").first
+        assert not answer.is_visible()
+        question.locator("> summary").press("Enter")
+        question.locator("> details > summary").press("Enter")
+        assert re.match("[A-D]\\.", answer.inner_text())
