@@ -7,8 +7,9 @@ import pytest
 from plots import side_by_side
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """A Chromium. It is closed at the end, because no later test could start an event loop."""
     if not side_by_side.chromium():
         pytest.skip("no Chromium on this machine")
     sync_api = pytest.importorskip("playwright.sync_api")
