@@ -35,7 +35,7 @@ def save_model(folder, model, tokenizer):
     return str(folder)
 
 
-TAKES = {"": "about 9 minutes; -m 'not slow' takes one", "not slow": "less than a minute"}
+TAKES = {"": "about 15 minutes; -m 'not slow' takes two", "not slow": "about two minutes"}
 
 
 def pytest_sessionstart(session):
