@@ -404,7 +404,7 @@ def measure(model, tokenizer, problems, state, args):
         log = Path(args.output_dir) / LOG
         log.parent.mkdir(parents=True, exist_ok=True)
         rows = [row for row in read_jsonl(log) if row["step"] < state["step"]]
-        rows.append({**state, "problems": len(problems), **found})
+        rows.append({**state, "settings": settings_of(args), **found})
         write_text(log, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
