@@ -27,8 +27,8 @@ division last: nothing teaches which first step is promising, so that too is lef
 
 A language model is taught the same search in its own tokens (docs/lab/real_model.md):
 
-    python -m base_model.warm_start --start runs/smollm2 --searches 4 --steps 120 \
-        --tokens_per_batch 2048 --learning_rate 6e-4 --output_dir runs/smollm2-warm
+    python -m base_model.warm_start --start runs/smollm2 --searches 4 --steps 144 \
+        --learning_rate 6e-4 --eval_problems 32 --samples 4 --output_dir runs/smollm2-warm
 
 Killed, a run goes on with --resume from what it saved at most five minutes before.
 """
@@ -522,7 +522,7 @@ def main():
         state = train(model, tokenizer, traces, problems, args)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--start", 1))
-    model.eval().save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / UNFINISHED).unlink(missing_ok=True)
     print(f"saved to {folder}")

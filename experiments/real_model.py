@@ -46,7 +46,7 @@ def of_steps(folder):
     config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     found = {name: config[name] for name in ("script", *SETTINGS)} | {"steps": len(rows)}
     values = {name: [row[name] for row in rows if name in row] for name in OF_A_STEP}
-    medians = {name: round(statistics.median(x), 4) for name, x in values.items() if x}
+    medians = {name: round(statistics.median(x), 2) for name, x in values.items() if x}
     return found | medians
 
 
@@ -57,7 +57,7 @@ def tables():
         "tokens": ("tokens", "{:,}"),
         "format": ("format", "{:.0%}"),
         "steps right": ("arithmetic steps right", "{:.0%}"),
-        "verdicts right": ("verdicts right", "{:.0%}"),
+        "verdicts right": ("verdicts right", "{:.1%}"),
         "`yes` right": ("verdict yes right", "{:.0%}"),
         "solved": ("solved", "**{:.1%}**"),
         "in four tries": ("pass@4", "{:.0%}"),
@@ -77,7 +77,8 @@ def tables():
         cells = [f"{row['script']}.py", row["prompts_per_step"] * row["group_size"]]
         cells += [f"{row['tokens_sampled']:,.0f}", f"{sampling:.0f} s", f"{updating:.0f} s"]
         cells += [f"{sampling + updating:.0f}", f"{row['peak_memory_mb'] / 1000:.1f} GB"]
-        lines["steps"].append(f"| {' | '.join(map(str, [*cells, row['threads']]))} |")
+        cells.append(f"{row['threads']:.0f}")
+        lines["steps"].append(f"| {' | '.join(map(str, cells))} |")
     return lines
 
 

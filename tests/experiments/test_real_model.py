@@ -92,7 +92,7 @@ def test_what_is_kept_is_what_was_logged(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", words)
     real_model.main()
     printed = capsys.readouterr().out
-    assert "| 1,234 | 25 % | 25 % | 25 % | 25 % | **25.0 %** | 25 % | 25 % | 0 |" in printed
+    assert "| 1,234 | 25 % | 25 % | 25.0 % | 25 % | **25.0 %** | 25 % | 25 % | 0 |" in printed
     assert "| grpo.py | 4 | 900 | 2 s | 9 s | 11 | 5.0 GB | 2 |" in printed
     monkeypatch.setattr(sys, "argv", ["real_model", "--steps", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit):
