@@ -1,4 +1,4 @@
-"""Writes docs/handout.html, a sheet to print on both sides of A4.
+"""Writes docs/class/handout.html, a sheet to print on both sides of A4.
 
     python -m plots.handout
 
@@ -15,7 +15,7 @@ import common
 from compose.reader import equations, source_of
 from plots.markdown import MARKDOWN, section, table_of
 
-PAGE = common.HERE / "docs/handout.html"
+PAGE = common.HERE / "docs/class/handout.html"
 QUESTIONS = {  # axis: what the methods argue about on it
     "granularity": "What has one importance ratio: a token, or a whole completion?",
     "clip width": "How far may the policy move on one rollout, and what happens beyond?",

@@ -26,8 +26,8 @@ def table_of(page, heading):
 
 
 def quiz():
-    """docs/quiz.md as HTML: each question closed, and closed in it what is right and why."""
-    text = (common.HERE / "docs/quiz.md").read_text(encoding="utf-8")
+    """docs/class/quiz.md as HTML: each question closed, and closed in it what is right and why."""
+    text = (common.HERE / "docs/class/quiz.md").read_text(encoding="utf-8")
     found = []
     for question in text.split("\n## ")[1:]:
         title, _, body = question.partition("\n")

@@ -17,7 +17,7 @@ from compose.reader import scripts
 from experiments import threads
 from experiments.catalogue import ARMS
 
-PAGES = [*sorted(HERE.glob("docs/*.md")), *sorted(HERE.glob("docs/lab/*.md"))]
+PAGES = sorted(HERE.glob("docs/**/*.md"))
 PAGES += [HERE / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [HERE / name for name in ("base_model/README.md", "experiments/results.md")]
 DOCUMENTS = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HERE)))

@@ -1,4 +1,4 @@
-"""docs/own_task.md, done as written: its blocks make a reward, a file of data, and a task."""
+"""docs/reference/own_task.md, done as written: its blocks make a reward, data, and a task."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from experiments import questions
 from tasks import question_task
 from tests.core import test_tasks
 
-PAGE = (HERE / "docs/own_task.md").read_text(encoding="utf-8")
+PAGE = (HERE / "docs/reference/own_task.md").read_text(encoding="utf-8")
 
 
 def blocks(language):

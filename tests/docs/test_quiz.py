@@ -15,7 +15,7 @@ from common import HERE
 from compose.reader import AXES, source_of
 from zoo import rloo, tis
 
-QUIZ = (HERE / "docs/quiz.md").read_text(encoding="utf-8")
+QUIZ = (HERE / "docs/class/quiz.md").read_text(encoding="utf-8")
 RESULTS = (HERE / "experiments/results.md").read_text(encoding="utf-8")
 QUESTIONS = re.split(r"^## ", QUIZ, flags=re.MULTILINE)[1:]
 CHOICE = re.compile(r"^- \*\*([A-D])\*\* (.+)$", re.MULTILINE)
