@@ -1,6 +1,6 @@
 """What a run measures: the means that the loss reports, and a description of what was sampled.
 
-docs/metrics.md says what each number means. session.py logs them.
+docs/reference/log.md says what each number means. session.py logs them.
 """
 
 import dataclasses
