@@ -89,7 +89,7 @@ def named(page):
 
 
 def test_spelling():
-    """pyproject.toml has codespell's word lists, and the words of the field that it knows not."""
+    """pyproject.toml has codespell's word lists, and the words of the field that it lacks."""
     paths = [*HERE.glob("*.md"), *HERE.glob("*.py"), *ROOMS.split()]
     command = [sys.executable, "-m", "codespell_lib", *map(str, paths)]
     found = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
