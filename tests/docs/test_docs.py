@@ -78,8 +78,31 @@ def test_prose_fits(page):
 def test_the_front_door_is_short():
     """A student reads it in ten minutes."""
     text = (HERE / "README.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 1500
+    assert len(text.split()) <= 1400
     assert max(map(len, text.splitlines())) <= 120
+
+
+BOOK = set(HERE.glob("docs/*.md"))
+WRITTEN = BOOK - {HERE / "docs/diffs.md"}  # a program writes that
+
+
+def test_the_book_is_short():
+    """A student reads it on a train; tables and code count as words too."""
+    words = {page.name: len(page.read_text(encoding="utf-8").split()) for page in WRITTEN}
+    assert sum(words.values()) <= 12_000, words
+    looked_up = ("exercises.md", "solutions.md")
+    long = {name: count for name, count in words.items() if count > 2000 and name not in looked_up}
+    assert not long
+
+
+@pytest.mark.parametrize(
+    "page", sorted(BOOK - {HERE / "docs/README.md"}), ids=lambda page: page.name
+)
+def test_a_page_begins_with_its_question_and_ends_with_what_to_run(page):
+    title, *lines = page.read_text(encoding="utf-8").splitlines()
+    assert title.startswith("# ")
+    assert any("This page answers:" in line for line in lines[:3])
+    assert any("Run next" in line for line in lines[-12:]), "its end says no **Run next:**"
 
 
 def commands():
