@@ -181,7 +181,7 @@ This page answers: I read about X. Where is it on the map, and what do I run?
 {count} published methods and settings of the GRPO family and its kin, from the year in which each
 appeared. *Moves* are the seven axes, with *length* and *std* apart, and what lies beside them. A
 row says how far it was checked: whether we saw the authors' or a framework's code, only the paper,
-or only what others write of it. What we saw stands in [atlas.csv](atlas.csv), from which
+or only what others write of it. What we saw is in [atlas.csv](atlas.csv), from which
 `python -m plots.atlas` writes this page and the maps of the others. A paper that is not here takes
 ten minutes: [place your own](place_your_own.md).
 

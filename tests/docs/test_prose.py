@@ -29,7 +29,6 @@ INSTEAD = {  # a coinage or calque, as a pattern: what to write instead
     "off-policy in secret": "off-policy without notice",
     "contradicts? itself": "contradictory",
     "(take|takes|taking|took) the gradient (from|of)": "zeroes the gradient of",
-    r"(go|goes|went|going) on(?! (an?|the|to|top|its|your)\b)": "resume, continue, keep",
     "(stands?|stood) in(?! for)": "is in",
     "as said": "nothing: leave it out",
     "the whole of": "all of",
