@@ -32,7 +32,7 @@ def quiz():
     for question in text.split("\n## ")[1:]:
         title, _, body = question.partition("\n")
         asked, answer = body.split("<details><summary>Answer</summary>\n")
-        answer = re.sub("<!--.*?-->|</details>", "", answer, flags=re.DOTALL)
+        answer = re.sub("<!--.*?-->", "", answer.partition("</details>")[0], flags=re.DOTALL)
         found.append(
             f"<details><summary>{inline(title)}</summary>{MARKDOWN.render(asked)}"
             f"<details><summary>Answer</summary>{MARKDOWN.render(answer)}</details></details>"

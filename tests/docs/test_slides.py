@@ -37,7 +37,7 @@ def test_there_are_few_and_each_has_notes():
 
 
 def test_the_pdf_is_theirs():
-    """One page a slide, in their order; else write it anew, as lesson.md says."""
+    """One page a slide, in their order; else write it anew, as room.md says."""
     path = HERE / "docs/class/slides.pdf"
     assert path.stat().st_size < 2_000_000
     pages = pypdf.PdfReader(path).pages
