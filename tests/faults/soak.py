@@ -4,8 +4,8 @@
     python -m tests.faults.soak --steps 100 --kill_every 2   # a short form; writes nothing
 
 grpo.py runs uninterrupted, its memory and open files watched, and once more with kill -9 and
---resume in between: both must log the same. grpo.py and dapo.py run on a base that never ends a completion,
-where no group has signal. Reads /proc: Linux only.
+--resume in between: both must log the same. grpo.py and dapo.py run on a base that never ends a
+completion, where no group has signal. Reads /proc: Linux only.
 """
 
 if __package__ != "tests.faults":
