@@ -142,7 +142,7 @@ def test_7_two_rewards_one_sum():
 
 def test_8_what_dynamic_sampling_buys():
     assert round(6 * (451 / 387 - 1)) == 1 and "a sixth more tokens" in right(8)
-    equal = "held-out accuracy after 350 thousand tokens, static → refilled"
+    equal = "held-out accuracy after 350 thousand tokens, static → dynamic sampling"
     (row,) = [line for line in RESULTS.splitlines() if line.startswith(f"| {equal} |")]
     assert row.endswith("same within 0.03 |")
 
