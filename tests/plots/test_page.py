@@ -358,7 +358,7 @@ def test_the_handout_is_up_to_date():
     assert handout.PAGE.read_text(encoding="utf-8") == handout.handout()
     assert tuple(handout.QUESTIONS) == reader.AXES
     text = handout.handout()
-    assert "<td>gspo.py<td><strong>sequence ratio</strong>" in text and "none of these" in text
+    assert "<td>gspo.py<td><strong>sequence ratio</strong>" in text and "none: the budget" in text
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 
