@@ -102,8 +102,8 @@ class Run:
         common.use_device(config.device)
         lora.BASES.clear()  # what an earlier run in this process has frozen is not this run's
         if config.lora_rank:
-            lora.check_installed(f"--lora_rank {config.lora_rank}")
             refuse_second_network(config)
+            lora.check_installed(f"--lora_rank {config.lora_rank}")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
             raise InputError("one process, one device; docs/graduate.md says how to use more")
         common.check_size(config.prompts_per_step * config.group_size, config)
