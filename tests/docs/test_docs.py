@@ -122,6 +122,11 @@ def commands():
                     yield pytest.param(called.removesuffix(".py"), rest, id=f"{page.name}:{line}")
 
 
+def test_the_readme_counts_the_lines_of_grpo():
+    lines = len((HERE / "grpo.py").read_text(encoding="utf-8").splitlines())
+    assert f"| {lines} (grpo.py) |" in (HERE / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_installs_the_torch_that_is_required():
     """Its first pip takes PyTorch from another index; the next must not take it again."""
     required = (HERE / "requirements.txt").read_text(encoding="utf-8")
