@@ -2,7 +2,8 @@
 
     python -m base_model.warm_start     # at most 20 minutes on 2 cores; writes base_model/
 
-from that base, one that answers questions with a worked solution in their data (docs/own_task.md):
+from that base, one that answers questions with a worked solution in their data
+(docs/reference/own_task.md):
 
     python -m base_model.warm_start --start base_model --task tasks.question_task --steps 400 \
         --learning_rate 1e-3 --output_dir runs/questions

@@ -41,12 +41,17 @@ def edits_of(script):
 def edits_between(script, hub, source):
     """The same of sources at hand: a script that has changed since is not taken for the old one."""
     old, new = code_lines(hub), code_lines(source)
-    matcher = difflib.SequenceMatcher(None, [x for x, _ in old], [x for x, _ in new], False)
     edits = []
-    for tag, a, b, c, d in matcher.get_opcodes():
+    for tag, a, b, c, d in matched(old, new).get_opcodes():
         if tag != "equal":
             edits += edits_of_hunk(script, a, old[a:b], new[c:d])
     return tuple(edits)
+
+
+def matched(old, new):
+    """difflib's matcher of two scripts' code lines."""
+    old, new = ([line for line, _ in code] for code in (old, new))
+    return difflib.SequenceMatcher(None, old, new, False)
 
 
 def edits_of_hunk(script, start, removed, added):
@@ -123,7 +128,6 @@ def partners(removed, added):
 
 def changed_lines(old, new):
     """What the maps say of a diff of two sources, "+added -removed", in code lines."""
-    old, new = ([line for line, _ in code_lines(source)] for source in (old, new))
-    parts = difflib.SequenceMatcher(None, old, new, False).get_opcodes()
+    parts = matched(code_lines(old), code_lines(new)).get_opcodes()
     parts = [part for part in parts if part[0] != "equal"]
     return f"+{sum(d - c for *_, c, d in parts)} -{sum(b - a for _, a, b, *_ in parts)}"

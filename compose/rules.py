@@ -116,7 +116,7 @@ CAUTIONS = [
         {"granularity": {"zoo.rloo"}, "length": ALL - {"grpo"}},
         "RLOO's ratio is that of the whole completion: summed over its tokens and not divided by "
         "|o|, its gradient counts |o| times",
-        "docs/compose.md",
+        "docs/reference/compose.md",
     ),
 ]
 

@@ -3,7 +3,7 @@
 A base for the embedded questions is made from their worked solutions, in a minute; then each script
 trains on them with five seeds. What is measured is the share of right answers to all held-out
 questions, 16 completions each, before and after. Writes experiments/questions.json, which
-docs/own_task.md shows.
+docs/reference/own_task.md shows.
 """
 
 if __package__ != "experiments":
@@ -54,7 +54,7 @@ def trained(script, seed, base):
 
 
 def table():
-    """The lines of the table in docs/own_task.md, of what is written down."""
+    """The lines of the table in docs/reference/own_task.md, of what is written down."""
     found = json.loads(FOUND.read_text(encoding="utf-8"))
     lines = ["| script | before | after | gain in points, 95 % interval |", "|---|---|---|---|"]
     for script, after in found["after"].items():

@@ -17,7 +17,7 @@ ALWAYS = 0.99  # right: 85 of 100 groups of 16 have no wrong one
 ALL_CUT = 0.95  # of the completions
 NO_FORMAT = 0.05  # of the completions
 # No log had a say in the last one.
-DISAGREE = 2e-3  # nats per token: NeMo-RL's limit for models of 8B and more (docs/frontier.md)
+DISAGREE = 2e-3  # nats per token: NeMo-RL's limit for models of 8B and more (docs/lab/sampler.md)
 
 
 @dataclass(frozen=True)

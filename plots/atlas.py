@@ -1,7 +1,7 @@
-"""Writes what docs/atlas.csv says into the pages: python -m plots.atlas
+"""Writes what docs/reference/atlas.csv says into the pages: python -m plots.atlas
 
-The atlas itself (docs/atlas.md), its figure, and the maps of README.md, docs/ladder.md and
-docs/frontier.md are one source.
+The atlas itself (docs/reference/atlas.md), its figure, and the maps of README.md and of
+docs/reference/map.md are one source.
 """
 
 if __package__ != "plots":
@@ -14,11 +14,12 @@ from compose.edits import MOVES, changed_lines
 from compose.reader import AXES, EXTRAS, HERE, parent, source_of
 from plots.style import COLOURS, plt, save
 
-TABLE = HERE / "docs/atlas.csv"
-PAGE = HERE / "docs/atlas.md"
-MAPS = {  # page: the scripts of its map
-    "README.md": ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
-    "docs/ladder.md": (
+TABLE = HERE / "docs/reference/atlas.csv"
+PAGE = HERE / "docs/reference/atlas.md"
+MAP = "docs/reference/map.md"
+MAPS = {  # (page, the heading above its map): the scripts of the map
+    ("README.md", "The map"): ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo"),
+    (MAP, "The ladder"): (
         "zoo.rloo",
         "zoo.reinforce_pp",
         "zoo.reinforce_pp_baseline",
@@ -30,7 +31,7 @@ MAPS = {  # page: the scripts of its map
         "zoo.prime",
         "zoo.gigpo",
     ),
-    "docs/frontier.md": (
+    (MAP, "The frontier"): (
         "zoo.tis",
         "zoo.deepseek_v32",
         "zoo.sapo",
@@ -38,11 +39,6 @@ MAPS = {  # page: the scripts of its map
         "zoo.maxrl",
         "zoo.dro",
     ),
-}
-HEADINGS = {  # page: the heading above its map
-    "README.md": "The map",
-    "docs/ladder.md": "On the seven axes",
-    "docs/frontier.md": "The map",
 }
 
 
@@ -90,13 +86,13 @@ def escaped(text):
     return text.replace("|", "\\|")
 
 
-def map_table(page):
-    """Lines of a page's map: a row for each script, the last column counts its diff."""
+def map_table(page, heading):
+    """Lines of a map: a row for each script, the last column counts its diff."""
     by_script = {row.here: row for row in reversed(list(rows()))}  # the first that it runs
-    extras = any(set(by_script[name].moves) & set(EXTRAS) for name in MAPS[page])
+    extras = any(set(by_script[name].moves) & set(EXTRAS) for name in MAPS[page, heading])
     head = ["script", *AXES, *(["beside"] if extras else []), "diff"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for name in MAPS[page]:
+    for name in MAPS[page, heading]:
         row = by_script[name]
         cells = [cell(row, axis, "=") for axis in AXES]
         if page == "README.md":
@@ -135,11 +131,11 @@ def runs_it(row):
     """What runs a row here, as code; or why nothing does."""
     if row.is_script:
         path = f"{row.here.replace('.', '/')}.py"
-        return f"[{path}](../{path})"
+        return f"[{path}](../../{path})"
     if row.here.startswith("python "):
         return f"`{row.here}`"
     if row.here.startswith("exercise "):
-        return f"[{row.here}](exercises.md)"
+        return f"[{row.here}](../exercises.md)"
     if row.here.startswith("page "):
         page = f"{row.here.removeprefix('page ')}.md"
         return f"its lines are in [{page}]({page})"
@@ -152,7 +148,7 @@ def moved(row):
 
 
 def atlas():
-    """The text of docs/atlas.md."""
+    """The text of docs/reference/atlas.md."""
     found = sorted(rows(), key=lambda row: row.year)
     scripts = [row for row in found if row.is_script]
     commands = [row for row in found if not row.is_script and not row.here.startswith("not here")]
@@ -185,11 +181,11 @@ This page answers: I read about X. Where is it on the map, and what do I run?
 {count} published methods and settings of the GRPO family and its kin, from the year in which each
 appeared. *Moves* are the seven axes, with *length* and *std* apart, and what lies beside them. A
 row says how far it was checked: whether we saw the authors' or a framework's code, only the paper,
-or only what others write of it. What we saw stands in [atlas.csv](atlas.csv), from which
+or only what others write of it. What we saw is in [atlas.csv](atlas.csv), from which
 `python -m plots.atlas` writes this page and the maps of the others. A paper that is not here takes
 ten minutes: [place your own](place_your_own.md).
 
-![Methods over time, and the axes that they move](../plots/figures/atlas.png)"""
+![Methods over time, and the axes that they move](../../plots/figures/atlas.png)"""
 
 
 def draw():
@@ -223,9 +219,9 @@ def draw_rows(axes, part):
 
 def main():
     PAGE.write_text(atlas(), encoding="utf-8")
-    for page in MAPS:
+    for page, heading in MAPS:
         path = HERE / page
-        text = with_map(path.read_text(encoding="utf-8"), HEADINGS[page], map_table(page))
+        text = with_map(path.read_text(encoding="utf-8"), heading, map_table(page, heading))
         path.write_text(text, encoding="utf-8")
     draw()
 

@@ -57,7 +57,8 @@ def draw_pairs():
         "After 20 steps at the defaults, seeds 1 and 2: too few for a verdict. Bold: more than "
         "twice the noise of two seeds\n"
         f"(sd of a run {seed_noise(accuracy):.1f} points, "
-        f"{seed_noise(thousand_tokens):.0f} thousand tokens); × refused, see docs/compose.md. "
+        f"{seed_noise(thousand_tokens):.0f} thousand tokens); × refused, "
+        "see docs/reference/compose.md. "
         "python -m experiments.run --only pairs",
     )
 

@@ -20,7 +20,7 @@ CRITIC_PANELS = [  # (title, unit, [(arm, metric, label)]), as in plots/make_fig
         "what a baseline explains",
         "share of Var(R) explained",
         [
-            ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
+            ("grpo", DERIVED["explained_by_siblings"], "the other 15 (grpo.py)"),
             ("spo", "explained_centred", "a memory (spo.py)"),
             ("ppo", "explained", "a critic (ppo.py)"),
             ("vapo", "explained", "a critic trained first (vapo.py)"),
@@ -52,7 +52,7 @@ def draw_critic():
         figure,
         "critic",
         f"{seeds_of('ppo', 'vapo', 'prime', 'grpo', 'spo')} per arm (thin), mean (thick); default "
-        "settings. Siblings and memory judge completions,\na critic every token. "
+        "settings. The group and the memory judge completions,\na critic every token. "
         "python -m experiments.run --only critic pretraining process",
     )
 

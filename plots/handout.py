@@ -1,9 +1,10 @@
-"""Writes docs/handout.html, a sheet to print on both sides of A4.
+"""Writes docs/class/handout.html, a sheet to print on both sides of A4.
 
     python -m plots.handout
 
-In front the skeleton, the map, symptoms and levers: equations are grpo.py's, both tables the
-README's. On the back the three exercises of a lesson, from docs/exercises.md, with room to predict.
+The front has the skeleton, the map, symptoms and levers: the equations are grpo.py's, and both
+tables are the README's. The back has the three exercises of a lesson, from docs/exercises.md, with
+room to predict.
 """
 
 if __package__ != "plots":
@@ -15,14 +16,14 @@ import common
 from compose.reader import equations, source_of
 from plots.markdown import MARKDOWN, section, table_of
 
-PAGE = common.HERE / "docs/handout.html"
-QUESTIONS = {  # axis: what the methods argue about on it
-    "granularity": "What has one importance ratio: a token, or a whole completion?",
-    "clip width": "How far may the policy move on one rollout, and what happens beyond?",
-    "length + std": "What is a sum of losses divided by, and what an advantage?",
-    "KL": "What holds the policy near its start?",
-    "advantage": "Several rewards, one group: what is compared with what?",
-    "sampling": "Which groups are learnt from?",
+PAGE = common.HERE / "docs/class/handout.html"
+QUESTIONS = {  # axis: the question that methods answer differently
+    "granularity": "Does each token have an importance ratio, or does a whole completion have one?",
+    "clip width": "How far may the policy move on one rollout, and what happens beyond that?",
+    "length + std": "What is the sum of token losses divided by, and what the advantage?",
+    "KL": "What keeps the policy near its start?",
+    "advantage": "If there are several rewards, what is compared within a group?",
+    "sampling": "Which groups does the policy learn from?",
     "sampler": "Which policy drew the tokens, and does the update know?",
 }
 EXERCISES = {  # those of a lesson, in its order: what is to be predicted
@@ -73,29 +74,30 @@ def handout():
         "<html lang=en><meta charset=utf-8><meta name=viewport content=width=device-width>",
         f"<title>The GRPO family on one sheet</title><style>{STYLE}</style>",
         "<h1>The GRPO family on one sheet</h1>",
-        "<p>No critic; a group of completions is its own baseline; a PPO-style surrogate. For each "
-        "prompt sample a group of G completions:",
+        "<p>GRPO needs no critic, because a group of completions is its own baseline, and it "
+        "updates with PPO's clipped loss. For each prompt sample a group of G completions:",
         f"<pre>{formulas}</pre>",
-        "<p>R reward, A advantage, r importance ratio; pi the policy that is updated, pi_old the "
-        "one that sampled, pi_ref the initial one; e half-width of the clip; |o| tokens of a "
-        "completion; beta weight of the KL.",
+        "<p>R is the reward, A the advantage and r the importance ratio. pi is the policy being "
+        "updated, pi_old the policy before this step's updates, and pi_ref the frozen initial one. "
+        "|o| is the number of tokens of a completion, e the half-width of the clip, and beta the "
+        "weight of the KL.",
         "<h2>Seven axes</h2>",
         table([["axis", "the question"], *([f"<b>{a}</b>", q] for a, q in QUESTIONS.items())]),
         "<h2>Who moves what</h2>",
-        "<p>= is as in grpo.py. The last column counts the lines of code that differ.",
+        "<p>= means as in grpo.py. The last column counts the lines of code that differ.",
         table(table_of("README.md", "The map")),
         "<h2>Which lever for which symptom</h2>",
         table(table_of("README.md", "Which lever for which symptom")),
         "<h2>At the keyboard</h2>",
-        "<pre>git diff --no-index grpo.py gspo.py             what a method is",
-        "python grpo.py                                  train it, two minutes",
-        "python -m tools.diagnose runs/grpo-seed1        what it is, and what to try",
-        "python -m tools.compare runs/a runs/b           two runs, number by number",
-        "python -m compose dapo gspo -o mine.py          two methods as one script</pre>",
+        "<pre>git diff --no-index grpo.py gspo.py             shows what a method is",
+        "python grpo.py                                  trains it in two minutes",
+        "python -m tools.diagnose runs/grpo-seed1        says what a run was, and what to try",
+        "python -m tools.compare runs/a runs/b           compares two runs, number by number",
+        "python -m compose dapo gspo -o mine.py          writes two methods as one script</pre>",
         "<div class=back>",
         "<h1>Predict, change, run, compare</h1>",
-        "<p>Write your number down before you run. Start each exercise from a fresh copy: "
-        "<code>cp grpo.py exercise.py</code>. For a second try add <code>--overwrite</code>.",
+        "<p>Write your number down before you run. Start each exercise from a fresh copy, "
+        "<code>cp grpo.py exercise.py</code>, and add <code>--overwrite</code> for a second try.",
         *map(exercise, EXERCISES),
         "</div>",
     ]

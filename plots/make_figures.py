@@ -67,15 +67,15 @@ AXIS_TRACKS = {  # axis -> {coordinate in a docstring: its label}; the first is 
         "none, and no reference model": "none",
     },
     "advantage": {
-        "reward components pooled, minus the group's mean": "rewards pooled,\nthen centred",
+        "reward components pooled, minus the group's mean": "rewards summed,\nthen centred",
         "each component normalised per group, weighted, summed, normalised over the rollout": (
-            "each normalised,\nthen pooled"
+            "each normalised,\nthen summed"
         ),
     },
     "sampling": {
         "static groups": "static groups",
         "dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)": (
-            "refilled,\noverlong punished"
+            "dynamic sampling,\noverlong penalty"
         ),
     },
     "sampler": {
@@ -267,7 +267,7 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         "advantage: values, 3 rewards",
         "distinct values per batch",
         [
-            ("pooled_three", "advantage_levels", "pooled"),
+            ("pooled_three", "advantage_levels", "summed first"),
             ("decoupled_three", "advantage_levels", "decoupled (gdpo.py)"),
         ],
     ),
@@ -276,7 +276,7 @@ PANELS = [  # axis: what is shown, y label, experiments, [(arm, metric, label)]
         "share of groups",
         [
             ("static", "groups_without_signal", "static"),
-            ("dynamic", "groups_without_signal", "refilled (dapo.py)"),
+            ("dynamic", "groups_without_signal", "dynamic sampling (dapo.py)"),
         ],
     ),
 ]
@@ -321,7 +321,7 @@ ZOO_PANELS = [
         "V: what a baseline explains",
         "share of the reward's variance",
         [
-            ("grpo", DERIVED["explained_by_siblings"], "15 siblings (grpo.py)"),
+            ("grpo", DERIVED["explained_by_siblings"], "the other 15 (grpo.py)"),
             ("spo", "explained", "a tracker alone (spo.py)"),
             ("spo", "explained_centred", "a tracker and the batch's mean"),
         ],

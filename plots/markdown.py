@@ -26,13 +26,13 @@ def table_of(page, heading):
 
 
 def quiz():
-    """docs/quiz.md as HTML: each question closed, and closed in it what is right and why."""
-    text = (common.HERE / "docs/quiz.md").read_text(encoding="utf-8")
+    """docs/class/quiz.md as HTML: each question closed, and closed in it what is right and why."""
+    text = (common.HERE / "docs/class/quiz.md").read_text(encoding="utf-8")
     found = []
     for question in text.split("\n## ")[1:]:
         title, _, body = question.partition("\n")
         asked, answer = body.split("<details><summary>Answer</summary>\n")
-        answer = re.sub("<!--.*?-->|</details>", "", answer, flags=re.DOTALL)
+        answer = re.sub("<!--.*?-->", "", answer.partition("</details>")[0], flags=re.DOTALL)
         found.append(
             f"<details><summary>{inline(title)}</summary>{MARKDOWN.render(asked)}"
             f"<details><summary>Answer</summary>{MARKDOWN.render(answer)}</details></details>"

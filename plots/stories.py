@@ -1,9 +1,9 @@
 """What the page says of a script beside its code, each thing read from where it stands.
 
-Its story is a section of docs/family.md or docs/ladder.md, its places on the map a row of the
-README's or the ladder's table, its flags rows of docs/graduate.md or the ladder; effects are
-measured from the logs, and questions are those of docs/questions.md that name it. A script that is
-documented nowhere has no story, and its places are what its own docstring says.
+Its story is a section of docs/methods.md, its places on the map a row of the README's table or of
+docs/reference/map.md, and its flags are rows there. Effects are measured from the logs, and
+questions are those of docs/questions.md that name it. A script that is documented nowhere has no
+story, and its places are what its own docstring says.
 """
 
 import re
@@ -23,10 +23,12 @@ from compose.reader import (
     source_of,
     without_comment,
 )
-from experiments.catalogue import ARMS, FRONTIER
+from experiments.catalogue import ARMS
 from experiments.effects import all_measured, number
 from plots.markdown import inline, section, table_of
 
+STORIES = "docs/methods.md"
+MAP = "docs/reference/map.md"
 SYMBOLS = {  # as they stand in docstrings: what they mean
     "A_i": "advantage of completion i",
     "A_it": "advantage of token t of completion i",
@@ -86,23 +88,14 @@ def file_name(script):
     return f"{script.rpartition('.')[2]}.py"
 
 
-def page_of(script):
-    """(the page with the script's story, the page with its flags, and under which heading)."""
-    if script.removeprefix("zoo.") in FRONTIER:
-        return "docs/frontier.md", "docs/frontier.md", "Flags"
-    if script.startswith("zoo."):
-        return "docs/ladder.md", "docs/ladder.md", "Flags"
-    return "docs/family.md", "docs/graduate.md", "The flags"
-
-
 def is_documented(script):
     """Whether the docs have a section on it; a script that a student writes has none."""
-    return bool(section(page_of(script)[0], method(script)))
+    return bool(section(STORIES, method(script)))
 
 
 def story(script):
     """[[Problem, text], [Change, text], ...] as HTML; [] for a script that has none, as mine.py."""
-    text = section(page_of(script)[0], method(script))
+    text = section(STORIES, method(script))
     found = re.findall(r"^\*\*(.+?)\*\*((?:.+\n)+)", text, re.MULTILINE)
     return [[title.rstrip("."), inline(body.strip())] for title, body in found]
 
@@ -110,8 +103,8 @@ def story(script):
 def places(names):
     """{script: its cells of the map, as HTML: the axes in order, and what lies beside them}."""
     six = table_of("README.md", "The map")[1:]
-    ladder = table_of("docs/ladder.md", "On the seven axes")[1:]
-    frontier = table_of("docs/frontier.md", "The map")[1:]
+    ladder = table_of(MAP, "The ladder")[1:]
+    frontier = table_of(MAP, "The frontier")[1:]
     found = {row[0].removesuffix(".py"): [*row[1:8], ""] for row in six}
     found |= {f"zoo.{row[0].removesuffix('.py')}": row[1:9] for row in ladder}
     found |= {f"zoo.{row[0].removesuffix('.py')}": [*row[1:8], ""] for row in frontier}
@@ -128,7 +121,7 @@ def places_by_docstring(script):
 
 def flags(script):
     """{TRL: [flags], verl: [flags]}, as HTML; empty where the library has no such method."""
-    head, *rows = table_of(*page_of(script)[1:])
+    head, *rows = table_of(MAP, "Flags")
     found = {"TRL": [], "verl": []}
     name = ""
     for row in rows:
@@ -209,7 +202,7 @@ def described(script):
         "method": method(script),
         "parent": parent(source_of(script)),
         "story": story(script),
-        "page": page_of(script)[0].removeprefix("docs/"),
+        "page": STORIES.removeprefix("docs/"),
         "flags": flags(script),
         "effects": effects(script),
         "questions": questions(script),

@@ -17,7 +17,7 @@ from runtime.run_folder import reason, write_text
 from tasks import InputError
 
 PROJECT = "grpo-family"  # of wandb and trackio
-TRL_NAMES = {  # ours -> TRL's, where both are the same quantity; docs/metrics.md has the table
+TRL_NAMES = {  # ours -> TRL's, where both are the same quantity; docs/reference/log.md has them
     "length": "completions/mean_length",
     "truncated": "completions/clipped_ratio",
     "groups_without_signal": "frac_reward_zero_std",

@@ -127,9 +127,9 @@ def test_every_pair_composes_or_says_why_not(pair, tmp_path, llama_folder):
 
 
 def test_how_many_pairs_compose():
-    """As docs/compose.md counts them."""
+    """As docs/reference/compose.md counts them."""
     count = sum(composed(pair)[0] is not None for pair in PAIRS)
-    text = (HERE / "docs/compose.md").read_text(encoding="utf-8")
+    text = (HERE / "docs/reference/compose.md").read_text(encoding="utf-8")
     assert f"Of {len(PAIRS)} pairs {count} compose" in " ".join(text.split())
 
 

@@ -344,7 +344,7 @@ TINY = {
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_two_steps_and_resume(name, llama_folder, tmp_path, monkeypatch):
-    """Runs, logs and resumes to the same metrics as an undisturbed run."""
+    """Runs, logs and resumes to the same metrics as an uninterrupted run."""
     script = module(name)
     settings = TINY | ({"overlong_cache": 4} if name == "dapo" else {})
     # A random model is never right: let the length of what it writes decide.

@@ -46,7 +46,7 @@ def tiny(llama_folder):
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
-    """An undisturbed run of STEPS steps, as its own process."""
+    """An uninterrupted run of STEPS steps, as its own process."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
     process = start(**tiny, output_dir=folder)
     wait_for(process, "step ")
@@ -179,7 +179,7 @@ def test_seed_decides_everything_and_evaluation_nothing(tiny, finished, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_runs_end_like_an_undisturbed_one(tiny, finished, tmp_path):
+def test_killed_runs_end_like_an_uninterrupted_one(tiny, finished, tmp_path):
     """SIGKILL at random moments of the run; GRPO_KILLS=20 for a long one."""
     rng, folder = random.Random(0), tmp_path / "run"
     for _ in range(KILLS):

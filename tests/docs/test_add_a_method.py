@@ -1,4 +1,4 @@
-"""docs/add_a_method.md, done as written: the script that its blocks make keeps every promise."""
+"""docs/reference/add_a_method.md, done as written: the script that it makes keeps every promise."""
 
 import re
 
@@ -10,7 +10,7 @@ from compose import composition, reader
 from compose.contract import violations
 from compose.reader import coordinates, source_of
 
-PAGE = (HERE / "docs/add_a_method.md").read_text(encoding="utf-8")
+PAGE = (HERE / "docs/reference/add_a_method.md").read_text(encoding="utf-8")
 
 
 def made():

@@ -1,4 +1,4 @@
-"""docs/atlas.csv: every row has a source, every command composes, the pages are of the table."""
+"""docs/reference/atlas.csv: rows have sources, commands compose, the pages are of the table."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ def test_what_runs_a_row_is_there():
         if row.here.startswith("exercise "):
             assert f"\n## {row.here.removeprefix('exercise ')}. " in exercises, row.name
         elif row.here.startswith("page "):
-            page = HERE / f"docs/{row.here.removeprefix('page ')}.md"
+            page = HERE / f"docs/reference/{row.here.removeprefix('page ')}.md"
             assert row.arxiv in page.read_text(encoding="utf-8"), row.name
         elif row.here.startswith("not here: "):
             assert 0 < len(row.here.removeprefix("not here: ")) <= 60, row.name
@@ -71,6 +71,6 @@ def test_a_script_moves_what_its_row_says(script):
 def test_the_pages_are_of_the_table():
     """README's map, the ladder's, the frontier's and the atlas: python -m plots.atlas"""
     assert atlas.PAGE.read_text(encoding="utf-8") == atlas.atlas()
-    for page in atlas.MAPS:
+    for page, heading in atlas.MAPS:
         text = (HERE / page).read_text(encoding="utf-8")
-        assert text == atlas.with_map(text, atlas.HEADINGS[page], atlas.map_table(page)), page
+        assert text == atlas.with_map(text, heading, atlas.map_table(page, heading)), page

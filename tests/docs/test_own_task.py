@@ -1,4 +1,4 @@
-"""docs/own_task.md, done as written: its blocks make a reward, a file of data, and a task."""
+"""docs/reference/own_task.md, done as written: its blocks make a reward, data, and a task."""
 
 import importlib
 import json
@@ -14,7 +14,7 @@ from experiments import questions
 from tasks import question_task
 from tests.core import test_tasks
 
-PAGE = (HERE / "docs/own_task.md").read_text(encoding="utf-8")
+PAGE = (HERE / "docs/reference/own_task.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
@@ -65,8 +65,8 @@ def test_the_reward_trains_after_its_own_test(save, llama_folder, tmp_path):
     assert "reward_short" in row
 
 
-def test_the_rewards_test_catches_the_seam_that_the_page_names(save):
-    """'Without problem.is_correct in it, the third line would have been paid.'"""
+def test_the_rewards_test_catches_the_exploit_that_the_page_names(save):
+    """'Without problem.is_correct in the reward, the third line would have earned it.'"""
     save("mine", REWARD.replace("problem.is_correct(completion) and ", ""))
     checks = re.findall("    assert .*\n", REWARD_TEST)
     third = REWARD_TEST.partition(checks[0])[0] + checks[2]

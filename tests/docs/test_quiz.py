@@ -15,7 +15,7 @@ from common import HERE
 from compose.reader import AXES, source_of
 from zoo import rloo, tis
 
-QUIZ = (HERE / "docs/quiz.md").read_text(encoding="utf-8")
+QUIZ = (HERE / "docs/class/quiz.md").read_text(encoding="utf-8")
 RESULTS = (HERE / "experiments/results.md").read_text(encoding="utf-8")
 QUESTIONS = re.split(r"^## ", QUIZ, flags=re.MULTILINE)[1:]
 CHOICE = re.compile(r"^- \*\*([A-D])\*\* (.+)$", re.MULTILINE)
@@ -24,7 +24,8 @@ CHOICE = re.compile(r"^- \*\*([A-D])\*\* (.+)$", re.MULTILINE)
 def parts(question):
     """(what is asked with its choices, the right letter, why, why not the others)."""
     asked, answer = question.split("<details><summary>Answer</summary>\n\n")
-    found = re.fullmatch(r"\*\*([A-D])\.\*\* (.+?)\n\n(?=- |<!--)(.*)</details>\n*", answer, re.S)
+    answer, _, _ = answer.partition("\n</details>")  # below the last one: what to run next
+    found = re.fullmatch(r"\*\*([A-D])\.\*\* (.+?)\n\n(?=- |<!--)(.*)", answer, re.S)
     return asked, found[1], found[2], found[3]
 
 
@@ -123,7 +124,7 @@ def test_5_one_right_of_sixteen():
     assert f"to {7.5 / 15.49:.0%}.".replace("%", " %") in right(5)
 
 
-def test_6_ten_times_the_leash():
+def test_6_ten_times_the_coefficient():
     """The distance with 0.4 over that with 0.04, and what it costs: of the rows that are quoted."""
     assert round(0.0148 / 0.0342, 1) == 0.4 and "two fifths" in right(6)
     assert round(100 * (0.725 - 0.546)) == 18 and "18 points" in right(6)
@@ -133,15 +134,15 @@ def test_7_two_rewards_one_sum():
     rewards = [[[1, 1], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1], [0, 0], [0, 0]]]
     rewards = [[[float(value) for value in pair] for pair in group] for group in rewards]
     assert torch.tensor(rewards).sum(1).tolist() == [[2, 5]]
-    (pooled,) = advantages(grpo, rewards, [1.0, 1.0])
+    (summed,) = advantages(grpo, rewards, [1.0, 1.0])
     (decoupled,) = advantages(gdpo, rewards, [1.0, 1.0])
-    assert pooled[1] == pooled[2] and decoupled[1] > decoupled[2] + 0.1
+    assert summed[1] == summed[2] and decoupled[1] > decoupled[2] + 0.1
     assert right(7) == "gdpo.py, and the right one gets more."
 
 
-def test_8_what_refilling_buys():
+def test_8_what_dynamic_sampling_buys():
     assert round(6 * (451 / 387 - 1)) == 1 and "a sixth more tokens" in right(8)
-    equal = "held-out accuracy after 350 thousand tokens, static → refilled"
+    equal = "held-out accuracy after 350 thousand tokens, static → dynamic sampling"
     (row,) = [line for line in RESULTS.splitlines() if line.startswith(f"| {equal} |")]
     assert row.endswith("same within 0.03 |")
 

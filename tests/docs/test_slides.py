@@ -10,7 +10,7 @@ import pypdf
 from common import HERE
 from compose.reader import source_of
 
-TEXT = (HERE / "docs/slides.md").read_text(encoding="utf-8")
+TEXT = (HERE / "docs/class/slides.md").read_text(encoding="utf-8")
 _, STYLE, BODY = re.split(r"^---$", TEXT, maxsplit=2, flags=re.MULTILINE)
 SLIDES = re.split(r"^---$", BODY, flags=re.MULTILINE)
 SOLUTIONS = (HERE / "docs/solutions.md").read_text(encoding="utf-8")
@@ -37,8 +37,8 @@ def test_there_are_few_and_each_has_notes():
 
 
 def test_the_pdf_is_theirs():
-    """One page a slide, in their order; else write it anew, as lesson.md says."""
-    path = HERE / "docs/slides.pdf"
+    """One page a slide, in their order; else write it anew, as room.md says."""
+    path = HERE / "docs/class/slides.pdf"
     assert path.stat().st_size < 2_000_000
     pages = pypdf.PdfReader(path).pages
     assert len(pages) == len(SLIDES)

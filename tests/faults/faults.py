@@ -5,7 +5,7 @@
     python -m tests.faults.faults --only "two starters"   # one kind again, and its row of the page
 
 Every fault hits a run of its own, of two steps of a microscopic model (micro.py), and counts
-as one of three: after it, or after --resume, the run ended as an undisturbed one, row by row and
+as one of three: after it, or after --resume, the run ended as an uninterrupted one, row by row and
 byte by byte; or it was refused in one line that names the file, nothing lost, and the way on that
 the line names works; or anything else, which must be 0.
 """
@@ -49,7 +49,7 @@ HOW = {FRESH: [], RESUMED: ["--resume"], OVERWRITING: ["--overwrite"]}
 
 
 class World:
-    """A script's undisturbed run, and the folders in which others start."""
+    """A script's uninterrupted run, and the folders in which others start."""
 
     def __init__(self, script, folder, model):
         self.script = script
@@ -102,7 +102,7 @@ class World:
         return {str(file): file.read_bytes() for file in files}
 
     def points(self, how):
-        """[(kind, path)] of all points of an undisturbed run."""
+        """[(kind, path)] of all points of an uninterrupted run."""
         listing = self.folder / "points"
         listing.unlink(missing_ok=True)
         self.reset(how)
@@ -113,7 +113,7 @@ class World:
 
 
 PAGE, TOTAL = common.HERE / "docs/lab/faults.md", "**all**"
-SAME, REFUSED, OTHER = "as undisturbed", "refused in one line", "anything else"
+SAME, REFUSED, OTHER = "as uninterrupted", "refused in one line", "anything else"
 
 
 def end_of(world, *words):
@@ -303,8 +303,8 @@ def chosen(worlds, short, only, rng):
 
 
 def table(rows):
-    """Lines of {kind: [how many as undisturbed, refused, anything else]}."""
-    lines = ["| fault | injected | as undisturbed | refused in one line | anything else |"]
+    """Lines of {kind: [how many as uninterrupted, refused, anything else]}."""
+    lines = ["| fault | injected | as uninterrupted | refused in one line | anything else |"]
     lines += ["|---|---|---|---|---|"]
     totals = [sum(column) for column in zip(*rows.values(), strict=True)]
     for kind, counts in [*rows.items(), (TOTAL, totals)]:

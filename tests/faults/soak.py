@@ -3,9 +3,9 @@
     python -m tests.faults.soak                             # 2,000 steps; writes docs/lab/faults.md
     python -m tests.faults.soak --steps 100 --kill_every 2   # a short form; writes nothing
 
-grpo.py runs undisturbed, its memory and open files watched, and once more with kill -9 and --resume
-in between: both must log the same. grpo.py and dapo.py run on a base that never ends a completion,
-where no group has signal. Reads /proc: Linux only.
+grpo.py runs uninterrupted, its memory and open files watched, and once more with kill -9 and
+--resume in between: both must log the same. grpo.py and dapo.py run on a base that never ends a
+completion, where no group has signal. Reads /proc: Linux only.
 """
 
 if __package__ != "tests.faults":
@@ -138,7 +138,7 @@ def main():
         note(f"grpo.py, {args.steps} steps: open files", f"{files:+d}", files <= 0)
         kills = killed_again_and_again(args.kill_every, place / "parts", **options)
         same = training_rows(place / "whole") == training_rows(place / "parts")
-        rows = f"{kills} kills, {'the same' if same else 'other'} rows as undisturbed"
+        rows = f"{kills} kills, {'the same' if same else 'other'} rows as uninterrupted"
         note(f"grpo.py, a kill every {args.kill_every:g} s", rows, same and kills > 0)
 
         # Wrong and of equal length, all of them: not even the overlong punishment tells them apart.

@@ -264,7 +264,7 @@ def test_the_axes_by_keyboard_and_by_address(page, browser):
 @pytest.mark.slow
 def test_links_of_the_docs_are_states(page):
     """What a page or the notebook links to opens as it is written, and says what that is."""
-    texts = [path.read_text(encoding="utf-8") for path in (HERE / "docs").glob("*.[mi]*")]
+    texts = [path.read_text(encoding="utf-8") for path in (HERE / "docs").glob("**/*.[mi]*")]
     states = {state for text in texts for state in re.findall(r"index\.html#([^)\s\\\"]+)", text)}
     assert len(states) > 8
     for state in states:

@@ -23,7 +23,7 @@ QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
 def documented(name):
     """A script that a student writes in exercise 7 is in no document, and need not be."""
     if not stories.is_documented(name):
-        pytest.skip(f"{name} has no section in docs/family.md or docs/ladder.md")
+        pytest.skip(f"{name} has no section in docs/methods.md")
 
 
 def shown_rows(*names):
@@ -188,7 +188,7 @@ def test_the_method_leads_to_code(name):
 
 
 def test_flags_and_questions():
-    """As docs/graduate.md and the ladder have them; a method that a library lacks has none."""
+    """As docs/reference/map.md has them; a method that a library lacks has none."""
     assert (
         stories.flags("gspo")["TRL"][0]
         == "<code>importance_sampling_level=&quot;sequence&quot;</code>"
@@ -358,7 +358,7 @@ def test_the_handout_is_up_to_date():
     assert handout.PAGE.read_text(encoding="utf-8") == handout.handout()
     assert tuple(handout.QUESTIONS) == reader.AXES
     text = handout.handout()
-    assert "<td>gspo.py<td><strong>sequence ratio</strong>" in text and "none of these" in text
+    assert "<td>gspo.py<td><strong>sequence ratio</strong>" in text and "none: the budget" in text
     assert "L    = 1/G sum_i" in text and "](" not in text and "**" not in text
 
 

@@ -359,8 +359,8 @@ def test_named_takes_numbers_and_leaves_out_nulls():
 
 
 def test_the_page_has_the_names():
-    """The table of docs/metrics.md is what a tracker gets, and says all that is renamed."""
-    page = (HERE / "docs/metrics.md").read_text(encoding="utf-8")
+    """The table of docs/reference/log.md is what a tracker gets, and says all that is renamed."""
+    page = (HERE / "docs/reference/log.md").read_text(encoding="utf-8")
     table = page.partition("| in `metrics.jsonl` |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
     cells = [[re.findall("`(.*?)`", cell) for cell in row] for row in rows]

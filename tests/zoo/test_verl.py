@@ -138,13 +138,15 @@ def test_nothing_is_overwritten(monkeypatch, capsys, tmp_path):
 
 
 def table_of_flags():
-    """(script, key, value) of every verl flag in docs/graduate.md's table that has a number."""
-    text = (common.HERE / "docs/graduate.md").read_text(encoding="utf-8")
-    table = text.partition("## The flags")[2].partition("\n## ")[0]
+    """(script, key, value) of the six scripts' numeric verl flags in docs/reference/map.md."""
+    text = (common.HERE / "docs/reference/map.md").read_text(encoding="utf-8")
+    table = text.partition("## Flags")[2].partition("\n## ")[0]
     script = ""
     for line in re.findall(r"^\| .*\|$", table, re.MULTILINE)[1:]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         script = cells[0].removesuffix(".py") or script
+        if not (common.HERE / f"{script}.py").exists():  # of zoo/
+            continue
         for key, value in re.findall(r"`([\w.+]+)=([\w.-]+)`", cells[-1]):
             if value != "L":
                 yield script, re.sub(r"^actor\.", f"{verl_command.ACTOR}.", key), value

@@ -207,7 +207,7 @@ def metrics_of(folder):
 
 @pytest.fixture(scope="module")
 def finished(llama_folder, tmp_path_factory):
-    """name -> an undisturbed run: folder, config, rows, and what passed between its functions."""
+    """name -> an uninterrupted run: folder, config, rows, and what passed between its functions."""
     runs = {}
 
     def run(name):
@@ -258,7 +258,9 @@ def watched_update(calls, update):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ZOO)
-def test_killed_and_resumed_is_as_undisturbed(name, finished, llama_folder, tmp_path, monkeypatch):
+def test_killed_and_resumed_is_as_uninterrupted(
+    name, finished, llama_folder, tmp_path, monkeypatch
+):
     """Killed between log and checkpoint of step 2; evaluations in between change nothing."""
     script, whole, save = module_of(name), finished(name), session.Run._save
     judge_by_length(monkeypatch, script)
