@@ -144,7 +144,7 @@ def trl_trainer(config, directory, callback, **options):
     return trainer
 
 
-def paired_steps(ours, rounds, **options):
+def paired_steps(ours, rounds, clock=time.perf_counter, **options):
     """{contender: [seconds of each training step]}, turn by turn; the first turn warms up."""
     seconds = {"ours": [], "TRL": []}
     lengths = []
@@ -154,14 +154,14 @@ def paired_steps(ours, rounds, **options):
 
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step % ours.config.minibatches == 0:
-                seconds["TRL"].append(time.perf_counter() - self.started)
-                started = time.perf_counter()
+                seconds["TRL"].append(clock() - self.started)
+                started = clock()
                 lengths.append(ours.step(len(seconds["TRL"])))
-                seconds["ours"].append(time.perf_counter() - started)
-                self.started = time.perf_counter()
+                seconds["ours"].append(clock() - started)
+                self.started = clock()
 
         def on_train_begin(self, args, state, control, **kwargs):
-            self.started = time.perf_counter()
+            self.started = clock()
 
     with tempfile.TemporaryDirectory() as directory:
         config = replace(ours.config, steps=rounds + 1)

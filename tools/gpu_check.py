@@ -11,7 +11,8 @@ model.generate. `trl`: a training step against TRL's, if it is installed. Withou
 first three are run. Exit status 1: not all right.
 
 `memory` is run if asked for, and takes more than 7 minutes: a step of each command in
-docs/lab/gpu.md, weights random, in no more memory than it says.
+docs/lab/gpu.md, weights random, in no more memory than it says. `decoding`, if asked for: decoding
+steps of fewer kernels beside the one that runs use, some compiled, a minute or two.
 """
 
 if __package__ != "tools":
@@ -37,6 +38,7 @@ from pathlib import Path
 
 from runtime import engine, hub, lora
 from runtime.cuda_graphs import GraphCache
+from runtime.options import parse_options
 from runtime.run_folder import read_jsonl, write_text
 
 import torch
@@ -45,7 +47,7 @@ import transformers
 import common
 import grpo
 from countdown_task import REWARDS, CountdownTask
-from experiments import benchmark
+from experiments import benchmark, decoding
 from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
 from tasks import InputError, printable
 from tools import tiny_runs
@@ -364,6 +366,19 @@ def part_compiled(args):
     return {RANDOM[0]: {**speed, "rollout_against_compiled": seconds / sampling}}
 
 
+def part_decoding(args):
+    """A decoding step as it is and of fewer kernels, 256 rows of a 0.5B shape in bfloat16."""
+    with tempfile.TemporaryDirectory() as folder:
+        benchmark.random_chat_model(folder, RANDOM[0])
+        config = settings(folder)
+        model, tokenizer = common.load_model(folder)
+        problems = CountdownTask().sample(config.prompts_per_step, common.stream("gpu_check"))
+        encoded = common.encode_prompts(model, tokenizer, problems, config)
+        prompts = [prompt for prompt in encoded for _ in range(config.group_size)]
+        with common.autocast(config):
+            return decoding.compare_ways(model, prompts)
+
+
 def commands():
     """The commands in docs/lab/gpu.md: dicts of card, gb, script, shape and options."""
     page = (common.HERE / "docs/lab/gpu.md").read_text().replace("\\\n", " ")
@@ -386,11 +401,11 @@ def part_memory(args):
             found[f"{command['shape']} on {gb} GB"] = {"skipped": "pip install peft"}
             continue
         # A T4 has no bf16.
-        options = command["options"] + (" --dtype float32" if command["card"] == "T4" else "")
+        words = command["options"] + (" --dtype float32" if command["card"] == "T4" else "")
         for script in (command["script"], *(BESIDE if gb == LARGEST else ())):
             limit = min(gb, whole) if script == command["script"] else whole
             torch.cuda.set_per_process_memory_fraction(limit / whole)
-            used = memory_of(script, command["shape"], options)
+            used = memory_of(script, command["shape"], words)
             # What a smaller card has no room for is no fault of the page.
             right = used["enough"] or limit == whole
             name = f"{script}, {command['shape']} on {gb} GB"
@@ -399,14 +414,14 @@ def part_memory(args):
     return found
 
 
-def memory_of(script, shape, options):
+def memory_of(script, shape, words):
     """Peak of a step in GB, of what it used and of what was held for it; or it needs too much."""
     module = importlib.import_module(script)
     with tempfile.TemporaryDirectory() as folder:
         benchmark.random_chat_model(f"{folder}/model", shape)
         release()
-        words = f"{options} {ONE_STEP} --model {folder}/model --output_dir {folder}/run".split()
-        config = options.parse_options(module.Config, words=words)
+        words = f"{words} {ONE_STEP} --model {folder}/model --output_dir {folder}/run".split()
+        config = parse_options(module.Config, words=words)
         try:
             seconds, peak, _ = measured(lambda: module.train(config))
             found = {"enough": True, "seconds": seconds, "peak_gb": peak}
@@ -467,9 +482,10 @@ PARTS = {
     "trl": part_trl,
     "compiled": part_compiled,
     "memory": part_memory,
+    "decoding": part_decoding,
 }
-FOR_GPUS = ("speed", "trl", "compiled", "memory")
-USUAL = [name for name in PARTS if name != "memory"]
+FOR_GPUS = ("speed", "trl", "compiled", "memory", "decoding")
+USUAL = [name for name in PARTS if name not in ("memory", "decoding")]
 
 
 def result_of(name, args):

@@ -17,7 +17,7 @@ import common
 import grpo
 from compose import reader
 from countdown_task import Problem
-from experiments import archive, effects, lag, probes, reach, reports, two_state
+from experiments import archive, effects, lag, large_model, probes, reach, reports, two_state
 from experiments.catalogue import ARMS, EXPERIMENTS, FRONTIER
 from experiments.catalogue.arm import Arm
 from experiments.run import prepare
@@ -522,3 +522,42 @@ def test_axes_are_read_from_the_scripts():
             places = make_figures.FRONTIER_TRACKS
         found = reader.coordinates(source)
         assert all(found[axis] in places[axis] for axis in reader.AXES)
+
+
+# ---- A large model's speed ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_large_model_report(tmp_path, monkeypatch):
+    """Every part that needs no TRL runs; what the machine allows is less than what a step takes."""
+    output = tmp_path / "report.json"
+    words = ["--parts", "limits", "chunks", "bfloat16", "profile", "--rounds", "1"]
+    words += ["--model", str(common.HERE / "base_model"), "--budget", "8"]
+    monkeypatch.setattr("sys.argv", ["large_model", *words, "--output", str(output)])
+    # What main sets for its process is undone after the test.
+    monkeypatch.setattr(large_model, "BATCH", dict(large_model.BATCH))
+    monkeypatch.setitem(large_model.REWARDS, "coin", large_model.benchmark.coin)
+    monkeypatch.setattr(large_model.logging, "disable", lambda level: None)
+    large_model.main()
+    report = {
+        name.partition(",")[0]: found for name, found in json.loads(output.read_text()).items()
+    }
+    assert set(words[1:5]) == set(report)
+    assert all(0 < share < 1 for share in report["limits"]["share of what is allowed"].values())
+    for phase in ("rollout", "update"):
+        products = report["profile"][phase]["products of the layers"]
+        assert 0 < products < sum(report["profile"][phase].values())
+
+
+def test_large_model_figures_of_the_page():
+    """docs/lab/speed.md quotes the committed report."""
+    report = json.loads((common.HERE / "experiments/large_model.json").read_text())
+    page = (common.HERE / "docs/lab/speed.md").read_text()
+    for name, share in report["limits"]["share of what is allowed"].items():
+        seconds = report["limits"]["seconds"][name]
+        assert f"| {name} | {seconds:.1f} s" in page
+        assert f"| {share:.0%} |".replace("%", " %") in page
+    for part in ("trl", "trl, a model whose completions end"):
+        low, high = report[part]["ratio_range"]
+        assert f"{report[part]['ratio']:.1f} x ({low:.1f} to {high:.1f})" in page
+    assert report["gradient"]["difference, share of its norm"] < 1e-6

@@ -3,13 +3,14 @@
 import importlib
 import json
 
-from runtime import options
+from runtime import cuda_graphs, options
 
 import pytest
 import torch
 
 import common
 import grpo
+from experiments import decoding
 from tools import gpu_check
 
 
@@ -70,6 +71,67 @@ def test_bf16_only_where_the_card_has_it(native, monkeypatch):
     assert common.uses_bf16(grpo.Config(dtype="auto")) == native
     assert common.uses_bf16(grpo.Config(dtype="bfloat16"))
     assert "float16" not in common.DTYPES
+
+
+@pytest.fixture
+def no_graphs(monkeypatch):
+    """Decoding steps as on a GPU, each computed again where its graph would be replayed."""
+    monkeypatch.setattr(cuda_graphs.DecodingStep, "record", lambda self: lambda: self.logits())
+    monkeypatch.setattr(decoding, "TIMES", 1)
+
+
+@pytest.mark.parametrize("folder", ["llama_folder", "qwen_folder"])
+def test_ways_to_decode(folder, request, no_graphs):
+    """All compute the step's logits; in a graph of its own too the draw is the script's."""
+    model, _ = common.load_model(request.getfixturevalue(folder))
+    prompts = [[1, 2, 3, 4], [5, 6, 7], [5, 6, 7]]
+    ways = {name: way for name, way in decoding.WAYS.items() if "compiled" not in name}
+    found = decoding.compare_ways(model, prompts, ways)
+    assert {*ways, "draw"} == {*found}
+    assert all(found[name]["error"] < 1e-4 for name in ways), found
+    with torch.no_grad():
+        cache = cuda_graphs.GraphCache(model, prompts)
+        cache.decode(model, torch.tensor([[4], [7], [7]]))
+        uniform = torch.tensor([[0.1], [0.5], [0.9]], dtype=torch.float64)
+        cache.step.write("uniform", uniform)
+        step = decoding.FewerKernels(model, torch.float32)
+        step.buffers, step.column = cache.step.buffers, cache.step.column
+        logits, *drawn = step.run(3, cache.tokens)
+        logp = logits.log_softmax(-1)
+    token = grpo.sample_tokens(logp, uniform)
+    entropy = torch.distributions.Categorical(logits=logp).entropy()[:, None]
+    torch.testing.assert_close(drawn, [token, logp.gather(1, token), entropy])
+
+
+@pytest.mark.slow
+def test_a_decoding_step_is_compiled_once(llama_folder, no_graphs, monkeypatch):
+    """In one piece, draw included, and not again when the graph is recorded."""
+    model, _ = common.load_model(llama_folder)
+    monkeypatch.setattr(decoding.Compiled, "backend", "eager")
+    counters = torch._dynamo.utils.counters
+    for name, way in decoding.WAYS.items():
+        if "compiled" in name:
+            counters.clear()
+            found = decoding.compare_ways(model, [[1, 2, 3, 4], [5, 6, 7]], {name: way})
+            assert found[name]["error"] < 1e-4, found
+            assert counters["stats"]["unique_graphs"] == 1
+            assert not counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_memory_of_a_command(tmp_path, monkeypatch):
+    """A step of a script with a command's options, as the part `memory` makes them."""
+    small = {"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "head_dim": 32}
+    chat_model = gpu_check.benchmark.random_chat_model
+    monkeypatch.setattr(
+        gpu_check.benchmark, "random_chat_model", lambda *args: chat_model(*args, **small)
+    )
+    monkeypatch.setitem(gpu_check.REWARDS, "coin", gpu_check.benchmark.coin)
+    monkeypatch.setattr(gpu_check, "measured", lambda function: (1.0, 2.0, function()))
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3e9)
+    words = "--prompts_per_step 1 --minibatches 1 --group_size 2 --max_new_tokens 4"
+    found = gpu_check.memory_of("dr_grpo", "Qwen2.5-0.5B", words)
+    assert found == {"enough": True, "seconds": 1.0, "peak_gb": 2.0, "held_gb": 3.0}
 
 
 def test_commands_of_the_page():
