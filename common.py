@@ -7,56 +7,49 @@ import math
 import random
 from pathlib import Path
 
-from runtime import chat, hub, model_files
+from runtime import chat, devices, loading
 
 import torch
-import transformers
 
 from tasks import InputError
 
-transformers.utils.logging.disable_progress_bar()
-
 HERE = Path(__file__).resolve().parent
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = ("auto", "float32", "bfloat16")
+DEVICES = devices.NAMES
+DEVICE, MODEL_DEVICE = devices.find("auto")  # of rollouts, of models: not the same on Apple's GPU
 
 
-def load_model(name):
+def use_device(name):
+    """Takes what --device says for all that comes; InputError if this machine has none."""
+    global DEVICE, MODEL_DEVICE
+    DEVICE, MODEL_DEVICE = devices.find(name)
+
+
+def load_model(name, config=None):
     """(model, tokenizer) from a folder or hub id. fp32 master weights, dropout off.
 
     A model from elsewhere runs no code of its own: its classes are transformers', its weights are
     safetensors, its chat template is run in transformers' sandbox.
+
+    config: of the run that trains this model. Where that is adapters (lora.py), the base's weights
+    are frozen, in bf16 on a GPU, and in memory once: a reference shares them.
     """
-    source, local_only = hub.find(name)
-    source = model_files.model_of_run(source)
-    safe = {"trust_remote_code": False, "local_files_only": local_only}
-    try:
-        model_files.check(source)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
-        model_files.check_eos(source, tokenizer)
-        written, _ = transformers.PretrainedConfig.get_config_dict(source, **safe)
-        model_files.check_config(written)
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
-        )
-        model_files.check_weights(model, loading["missing_keys"])
-        chat.set_end_ids(model, tokenizer, written)
-    except InputError as error:
-        raise InputError(f"--model {name}: {error}") from error
-    except Exception as error:  # there is nothing that such files cannot raise
-        raise InputError(f"--model {name}: {model_files.why(error, source)}") from error
-    return model.to(DEVICE).eval(), tokenizer
+    if config is None:
+        return loading.load(name, MODEL_DEVICE)
+    low = MODEL_DEVICE.type != "cpu" and uses_bf16(config)
+    dtype = torch.bfloat16 if low else torch.float32
+    return loading.load(name, MODEL_DEVICE, dtype, config.lora_rank, config.seed)
 
 
 def uses_bf16(config):
     """`auto`: bfloat16 on a GPU that computes in it; the weights stay float32 everywhere."""
-    on_gpu = DEVICE.type == "cuda"
+    on_gpu = MODEL_DEVICE.type == "cuda"
     has_bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     return config.dtype == "bfloat16" or (config.dtype == "auto" and has_bf16)
 
 
 def autocast(config):
-    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=uses_bf16(config))
+    return torch.autocast(MODEL_DEVICE.type, torch.bfloat16, enabled=uses_bf16(config))
 
 
 def encode_prompts(model, tokenizer, problems, config):

@@ -23,8 +23,7 @@ The method in code:
     pooled = (advantages * torch.tensor(config.reward_weights)).sum(-1)
 
 vs grpo.py: 1) normalises before it pools: different reward combinations keep different advantages
-    where GRPO's collapse; 2) the last step keeps the scale of A, whatever the number of components.
-With one component this is not GRPO: the last step still rescales by the rollout's std.
+    where GRPO's collapse; 2) the last step rescales A by the rollout's std, with one component too.
 Not implemented: conditioned rewards (Eq. 8), the paper's runs without KL: grpo.py's stays.
 """
 
@@ -45,6 +44,8 @@ class Config:
     # Model
     model: str = option("base_model", "model folder or Hugging Face hub id")
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    device: str = option("auto", "auto: CUDA, else the CPU; cpu; cuda; mps", choices=common.DEVICES)
+    lora_rank: int = option(0, "by peft: train adapters of this rank; 0: all weights", at_least=0)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
     group_size: int = option(16, "G: completions each [num_generations]", at_least=2)

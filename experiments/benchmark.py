@@ -402,6 +402,15 @@ SHAPES = {
         "num_key_value_heads": 2,
         "vocab_size": 151936,
     },
+    "Qwen2.5-3B": {
+        "model_type": "qwen2",
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+    },
     "Llama-3.2-1B": {
         "model_type": "llama",
         "hidden_size": 2048,

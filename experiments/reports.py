@@ -62,6 +62,9 @@ def results():
     measured = all_measured()
     for name, experiment in EXPERIMENTS.items():
         lines += ["", f"## {name} ({experiment.axis})", "", experiment.hypothesis, ""]
+        if not any(load(arm) for arm in experiment.arms):
+            lines.append("Not run yet.")
+            continue
         if name == "pairs":  # a row for each arm
             lines += compositions.pair_report()
             continue

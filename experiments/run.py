@@ -32,6 +32,7 @@ from experiments.catalogue import ARMS, EXPERIMENTS, SCRIPTS, max_likelihood
 from experiments.catalogue.aha import SELDOM
 from experiments.catalogue.arm import SEEDS
 from experiments.catalogue.exercises import TEACHER
+from experiments.catalogue.real_model import MODEL as REAL_MODEL
 from experiments.rewards import MORE_REWARDS
 from tasks import InputError
 
@@ -42,6 +43,7 @@ RUNS = HERE / "runs/experiments"
 BEYOND = [arm for arm in ARMS if arm.startswith("beyond_")]
 PASS_AT_16 = (*SCRIPTS, *BEYOND, *max_likelihood.ARMS)
 
+NO_REAL_MODEL = f"skipped, no model in {REAL_MODEL}; docs/lab/real_model.md says how to make it"
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
 
@@ -71,14 +73,14 @@ def prepare(arm):
         module.sample_batch = OldSampler(module.sample_batch, arm.lag)
     if arm.sampler:
         module.sample_batch = CoarseSampler(module.sample_batch, arm.sampler)
-    probes = Probes(module, other_sampler=bool(arm.sampler or arm.lag))
+    probes = Probes(module, other_sampler=bool(arm.sampler or arm.lag)) if arm.watched else None
 
     class WatchedRun(session.Run):
         def __init__(self, config, script):
             super().__init__(config, module.__file__)
 
         def log(self, step, metrics):
-            super().log(step, {**metrics, **probes.summary()})
+            super().log(step, {**metrics, **(probes.summary() if probes else {})})
 
     module.session = SimpleNamespace(**{**vars(session), "Run": WatchedRun})
     return module
@@ -109,6 +111,17 @@ def prepare_models(names):
             subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
 
 
+def lacks_its_model(name):
+    """Whether an arm trains the real language model, and its folder is not here."""
+    file = HERE / REAL_MODEL / "model.safetensors"
+    return ARMS[name].flags.get("model") == REAL_MODEL and not file.exists()
+
+
+def sha256(file):
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def run_one(name, seed):
     """One run with probes; its small log is written last."""
     from runtime import run_folder
@@ -116,6 +129,8 @@ def run_one(name, seed):
     import common
     from experiments.probes import pass_at_k
 
+    if lacks_its_model(name):
+        raise SystemExit(f"{name}: {NO_REAL_MODEL}")
     prepare_models([name])
     arm = ARMS[name]
     folder = RUNS / f"{name}-seed{seed}"
@@ -146,6 +161,8 @@ def run_one(name, seed):
     head |= {"parts": arm.parts} if arm.parts else {}
     head |= {"edits": arm.edits} if arm.edits else {}
     head |= {"sampler": arm.sampler} if arm.sampler else {}
+    if arm.flags.get("model") == REAL_MODEL:
+        head["model_sha256"] = sha256(HERE / REAL_MODEL / "model.safetensors")
     archive.save(name, seed, [json.dumps(shorten(row)) for row in [head, *rows]])
     print(f"{name}-seed{seed} is in {archive.zip_of(name)}")
 
@@ -228,6 +245,9 @@ def main():
                 print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(seeds[0])}{changes}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
+    if any(lacks_its_model(name) for name, _ in todo):
+        print(f"real_model: {NO_REAL_MODEL}", flush=True)
+        todo = [(name, seed) for name, seed in todo if not lacks_its_model(name)]
     prepare_models([name for name, _ in todo])
     failed = run_all(todo, max(1, args.jobs))
     return f"failed: {', '.join(failed)}" if failed else None

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from runtime import chat
+from runtime import chat, lora
 from runtime.kv_cache import right_pad
 
 import torch
@@ -84,7 +84,9 @@ def make_trainer(script, config, output_dir, processes=1, **options):
     `options` are fields of its config that differ from the script's settings; `callbacks` apart.
     """
     trainer, trainer_config = TRAINERS[script]
+    common.use_device(config.device)
     model, tokenizer = common.load_model(config.model)
+    lora.require_none(model, config)
     drawn, _ = problems.of_training(config)
     encoded = common.encode_prompts(model, tokenizer, drawn, replace(config, group_size=1))
     rows = [{"prompt": tokenizer.decode(ids), "index": index} for index, ids in enumerate(encoded)]
@@ -117,7 +119,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
         "bf16": common.uses_bf16(config),
         "shuffle_dataset": False,
         "report_to": "none",
-        "use_cpu": common.DEVICE.type == "cpu",
+        "use_cpu": common.MODEL_DEVICE.type == "cpu",
         **trl_flags(script, config),
         **options,
     }

@@ -10,10 +10,9 @@ from runtime.kv_cache import require_window
 import torch
 
 import common
-from common import DEVICE
 from tasks import InputError
 
-TOLERANCE = 1e-3  # of a log-prob
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5}  # of a log-prob; bf16: as logits round
 WINDOWS = {"sliding_attention": "sliding_window", "chunked_attention": "attention_chunk_size"}
 
 
@@ -25,18 +24,20 @@ def check_model(model, longest):
     from elsewhere, or have layers that mix tokens without attention.
     """
     name = model.config.name_or_path
+    low = model.dtype == torch.bfloat16  # the frozen base of adapters, on a GPU
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(vocabulary, (8,), generator=common.torch_stream("check")).tolist()
     prompts = [ids[:2], ids[:5]]  # of different length, and one begins with the other
     completions = [ids[5:8], ids[4:7]]
     try:
-        plain = [  # first: the other two put our attention into the model
-            engine.logprobs_plainly(model, prompt, completion, 1.0)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        cache = engine.start_decoding(model, prompts)
-        sampled = decoded_logprobs(model, cache, prompts, completions)
-        learnt = learnt_logprobs(model, prompts, completions)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=low):
+            plain = [  # first: the other two put our attention into the model
+                engine.logprobs_plainly(model, prompt, completion, 1.0)
+                for prompt, completion in zip(prompts, completions, strict=True)
+            ]
+            cache = engine.start_decoding(model, prompts)
+            sampled = decoded_logprobs(model, cache, prompts, completions)
+            learnt = learnt_logprobs(model, prompts, completions)
         require_window(longest, min(cache.window, window_of(model)))
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -47,8 +48,9 @@ def check_model(model, longest):
         if NAME in reason:
             reason = "its attention cannot be replaced by ours"
         raise InputError(f"--model {name}: its forward pass fails ({reason})") from error
-    off = max((found - torch.stack(plain)).abs().max().item() for found in (sampled, learnt))
-    if not off <= TOLERANCE:  # or it is not a number
+    plain = torch.stack(plain).to(common.DEVICE)
+    off = max((found - plain).abs().max().item() for found in (sampled, learnt))
+    if not off <= TOLERANCE[model.dtype]:  # or it is not a number
         raise InputError(
             f"--model {name}: a log-prob of ours is off its own by {off:.2g}, so training would be "
             "wrong: something else in it than attention mixes tokens, or counts their positions"
@@ -60,15 +62,15 @@ def decoded_logprobs(model, cache, prompts, completions):
     read = [prompt[-1] for prompt in prompts]
     logprobs = []
     for tokens in zip(*completions, strict=True):
-        logits = cache.decode(model, torch.tensor(read, device=DEVICE)[:, None])  # (b, V)
-        logprobs.append(logits.log_softmax(-1)[range(len(tokens)), tokens])
+        logits = cache.decode(model, torch.tensor(read, device=common.DEVICE)[:, None])  # (b, V)
+        logprobs.append(logits.float().log_softmax(-1)[range(len(tokens)), tokens])
         read = tokens
     return torch.stack(logprobs, 1)
 
 
 def learnt_logprobs(model, prompts, completions):
     """The same as an update would find them."""
-    ids = torch.tensor(completions, device=DEVICE)
+    ids = torch.tensor(completions, device=common.DEVICE)
     rollout = SimpleNamespace(prompts=prompts, completion_ids=ids, mask=torch.ones_like(ids))
     logits, prefix = engine.completion_logits(model, rollout, list(range(len(prompts))))
     return engine.log_softmax_at(logits, prefix, ids, 1.0)

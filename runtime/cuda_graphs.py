@@ -85,7 +85,10 @@ class DecodingStep:
         self.model = copy.deepcopy(model, {id(one): one for one in model.parameters()})
         self.copies = []  # (in low precision, original)
         for part in self.model.modules():
-            if isinstance(part, torch.nn.Linear) and dtype != torch.float32:
+            if isinstance(part, torch.nn.Linear) and dtype not in (
+                torch.float32,
+                part.weight.dtype,
+            ):
                 original = part.weight
                 part.weight = torch.nn.Parameter(original.to(dtype), requires_grad=False)
                 self.copies.append((part.weight, original))

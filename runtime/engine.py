@@ -91,11 +91,14 @@ def pack_rows(rollout, rows, config):
 
 def completion_logits(model, rollout, rows):
     """Logits (n, V) after the n distinct prefixes that predict the completion tokens of `rows`;
-    and which of the n predicts each token, (b, T'), T' the longest of the completions."""
-    tree = PrefixTree(rollout, rows)
+    and which of the n predicts each token, (b, T'), T' the longest of the completions.
+
+    Both are where the rollout is, wherever the model is (devices.py).
+    """
+    tree = PrefixTree(rollout, rows).to(model.device)
     logits = forward(model, tree.ids, tree.positions, tree, tree.predicting)[0]
     require_window(max(width for _, width in tree.shapes), tree.window)
-    return logits, tree.prefix
+    return logits.to(tree.prefix.device), tree.prefix
 
 
 def log_softmax_at(logits, prefix, ids, temperature):
@@ -173,6 +176,12 @@ class PrefixTree:
             end += count * width
         self.nodes = torch.cat(nodes)  # (M,)
         self.home = begin[origin] + column  # (N,)
+
+    def to(self, device):
+        """Itself, with what a model reads on the model's device."""
+        for name in ("ids", "positions", "predicting", "nodes", "home"):
+            setattr(self, name, getattr(self, name).to(device))
+        return self
 
     def attend(self, layer, query, key, value, scaling):
         """Of nodes: query (1, H, N, d), key and value (1, K, N, d) -> (1, H, N, d)."""

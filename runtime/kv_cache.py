@@ -45,13 +45,14 @@ class KVCache:
 
     def select(self, rows):
         """Keep the given rows (b,), in this order; a row may be named more than once."""
+        rows = rows.to(self.positions.device)
         for blocks in itertools.chain(*self.layers.values()):
             blocks[:] = [block.index_select(0, rows) for block in blocks]
         self.positions = self.positions[rows]
         self.bias = self.bias[rows]
 
     def decode(self, model, token):
-        """Read one more token per row, (b, 1) -> logits (b, V) of the next.
+        """Read one more token per row, (b, 1) -> logits (b, V) of the next, where the token was.
 
         InputError if they are not finite: no token could be drawn from them.
         """
@@ -65,7 +66,8 @@ class KVCache:
         self.free -= 1
         require_window(self.bias.shape[1] - self.free, self.window)
         self.positions = self.positions + 1
-        return require_finite(forward(model, token, self.positions, self)[:, -1])
+        logits = forward(model, token.to(model.device), self.positions, self)[:, -1]
+        return require_finite(logits.to(token.device))
 
     def attend(self, layer, query, key, value, scaling):
         """The prompts, (P, H, L, d), or one new token per row, (b, H, 1, d)."""

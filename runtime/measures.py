@@ -13,7 +13,7 @@ from runtime.intervals import half_width
 
 import torch
 
-from common import DEVICE
+import common
 
 COLUMNS = {  # of the console: metric -> (header, format)
     "reward": ("reward", "6.3f"),
@@ -212,7 +212,7 @@ def accuracy_text(metrics):
 
 def peak_memory_mb():
     """Largest memory of this process so far: on CUDA the GPU's, else resident memory."""
-    if DEVICE.type == "cuda":
+    if common.DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource

@@ -26,13 +26,10 @@ def check(source):
         )
     if folder.is_file():
         raise InputError("a file; give the folder that it is in")
-    if (folder / "adapter_config.json").exists():
-        base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
-        raise InputError(f"a LoRA adapter of {base}; merge it into its base first")
     for file in sorted(folder.glob("*")):
         if is_pointer(file):
             raise InputError(f"{file.name} is a Git LFS pointer, not the file; git lfs pull")
-    if folder.is_dir() and not any(any(folder.glob(names)) for names in TOKENIZERS):
+    if folder.is_dir() and not has_tokenizer(source) and not is_adapter(folder):
         raise InputError("no tokenizer in it; save that of the model it was made from there")
     for file in weights:
         empty = empty_tensor(file)
@@ -40,6 +37,15 @@ def check(source):
             raise InputError(
                 f"{empty} in {file.name} is empty; if it is a ZeRO-3 shard, gather the weights"
             )
+
+
+def has_tokenizer(source):
+    return any(any(Path(source).glob(names)) for names in TOKENIZERS)
+
+
+def is_adapter(folder):
+    """Is it LoRA's matrices, without the model that they are for?"""
+    return (folder / "adapter_config.json").exists()
 
 
 def check_config(config):
@@ -112,5 +118,6 @@ def read_json(file):
 def model_of_run(source):
     """The checkpoint in a run's folder; `source` itself if it is no such folder."""
     checkpoint = Path(source) / "checkpoint"
-    is_run = (checkpoint / "config.json").exists() and not any(Path(source).glob("*.safetensors"))
+    holds_model = (checkpoint / "config.json").exists() or is_adapter(checkpoint)
+    is_run = holds_model and not any(Path(source).glob("*.safetensors"))
     return str(checkpoint) if is_run else source

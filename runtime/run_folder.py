@@ -14,6 +14,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from runtime import lora
+
 import filelock
 import safetensors
 import torch
@@ -200,7 +202,8 @@ class RunFolder:
         """
         new = self.path / "checkpoint.new"
         tensors = {name: part.state_dict() for name, part in parts.items()}
-        needed = tensor_bytes([list(model.parameters()), tensors])
+        trained = [one for one in model.parameters() if one.requires_grad]
+        needed = tensor_bytes([trained, tensors])
         try:
             with one_line(new, needed):
                 shutil.rmtree(new, ignore_errors=True)
@@ -210,7 +213,8 @@ class RunFolder:
                 tokenizer.save_pretrained(new)
                 for name, part in tensors.items():
                     torch.save(part, new / f"{name}.pt")
-                files = {file.name: self._read_back(file, model) for file in new.iterdir()}
+                weights = lora.saved_weights(model)
+                files = {file.name: self._read_back(file, weights) for file in new.iterdir()}
                 logs = {name: [n, so_far.hexdigest()] for name, (n, so_far) in self.logged.items()}
                 sealed = {**state, "files": files, "logs": logs}
                 sealed["sha256"] = digest(json.dumps(sealed).encode())
@@ -226,9 +230,11 @@ class RunFolder:
             os.replace(new, self.checkpoint)
             shutil.rmtree(self.old, ignore_errors=True)
 
-    def _read_back(self, file, model):
-        """SHA-256 of a file of a checkpoint, on the disk by now; OSError if it is not the model."""
-        weights = model.state_dict()
+    def _read_back(self, file, weights):
+        """SHA-256 of a file of a checkpoint, on the disk by now; OSError if it is not the model.
+
+        weights: {name: tensor}.
+        """
         if file.suffix == ".safetensors":
             with safetensors.safe_open(file, "pt") as saved:
                 for name in weights.keys() & set(saved.keys()):

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from runtime import trackers
+from runtime import devices, lora, trackers
 from runtime.check import check_model
 from runtime.measures import COLUMNS, accuracy_text, peak_memory_mb, transcripts
 from runtime.options import check_config, parse_options
@@ -23,7 +23,6 @@ from runtime.threads import Threads
 import torch
 
 import common
-from common import DEVICE
 from tasks import InputError, printable
 
 TRACKERS = ("none", *trackers.WRITERS)  # of --report_to
@@ -43,6 +42,13 @@ def launch(train, config_class, description):
         sys.exit(f"{program}: stopped")
     except (MemoryError, torch.OutOfMemoryError):
         sys.exit(f"{program}: out of memory; lower --tokens_per_microbatch or --group_size")
+    except NotImplementedError as error:
+        if common.MODEL_DEVICE.type != "mps":
+            raise
+        lacks = printable(str(error).partition(". ")[0])  # "The operator ... for the MPS device"
+        sys.exit(
+            f"{program}: --device mps: {lacks}; PYTORCH_ENABLE_MPS_FALLBACK=1, or --device cpu"
+        )
     except OSError as error:  # the run's files have their own lines: this is the console
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to it
@@ -65,6 +71,16 @@ def on_signals(handler):
             signal.signal(number, handler_before)
 
 
+def refuse_second_network(config):
+    """InputError if a script also trains a critic or a reward model: adapters are the policy's."""
+    for name in vars(config):
+        if name.endswith("_learning_rate"):
+            raise InputError(
+                f"--lora_rank: this script trains a second network (--{name}), and adapters are "
+                "the policy's alone; take another script"
+            )
+
+
 # ---- A run: log, console, checkpoints, Ctrl-C ---------------------------------------------------
 
 
@@ -83,6 +99,11 @@ class Run:
             config.steps = self.folder.saved_steps(config.steps)
         check_config(config)
         trackers.check_installed(config.report_to)
+        common.use_device(config.device)
+        lora.BASES.clear()  # what an earlier run in this process has frozen is not this run's
+        if config.lora_rank:
+            refuse_second_network(config)
+            lora.check_installed(f"--lora_rank {config.lora_rank}")
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # torchrun's
             raise InputError("one process, one device; docs/graduate.md says how to use more")
         common.check_size(config.prompts_per_step * config.group_size, config)
@@ -109,7 +130,9 @@ class Run:
         fit its context: InputError now, and not in mid-run.
         """
         name = str(self.folder.latest()) if self.done >= 0 else self.config.model
-        model, tokenizer = common.load_model(name)
+        model, tokenizer = common.load_model(name, self.config)
+        if lora.has_adapters(model):
+            refuse_second_network(self.config)
         tokenizer.date = datetime.datetime.fromisoformat(self.date)
         one_each = dataclasses.replace(self.config, group_size=1)
         prompts = common.encode_prompts(model, tokenizer, problems, one_each)
@@ -267,18 +290,28 @@ class Run:
         self.tracker.log(row)
 
     def _print_head(self):
-        size = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        parameters = list(self.model.parameters())
+        size = sum(one.numel() for one in parameters) / 1e6
+        learnt = sum(one.numel() for one in parameters if one.requires_grad) / 1e6
+        of_them = f" ({learnt:.2f}M of them trained)" if learnt < size else ""
         number = torch.get_num_threads()
         threads = f"{number} thread{'s' if number > 1 else ''} ({self.threads.why})"
         print(
-            f"{self.name}: {self.config.model}, {size:.2f}M parameters, {DEVICE.type}, "
-            f"{threads}; writing to {self.path}"
+            f"{self.name}: {self.config.model}, {size:.2f}M parameters{of_them}, "
+            f"{common.MODEL_DEVICE.type}, {threads}; writing to {self.path}"
         )
         if self.config.resume:
             begun = (
                 f"resuming after step {self.done}, to" if self.done >= 0 else "starting over, to"
             )
             print(f"{begun} {self.config.steps}")
+        if self.config.dtype == "bfloat16" and common.MODEL_DEVICE.type == "cpu":
+            slowness = devices.bf16_slowness()
+            if slowness > 2:
+                print(
+                    f"--dtype bfloat16: a product takes this CPU {slowness:.0f} times as long as "
+                    "one in float32"
+                )
         print("step  " + "  ".join(header for header, _ in COLUMNS.values()) + "  time left")
         self.started = time.perf_counter()
 

@@ -40,7 +40,7 @@ class Threads:
         if config.threads:
             number = config.threads
             self.why = "--threads"
-        elif common.DEVICE.type == "cuda":
+        elif common.MODEL_DEVICE.type != "cpu":
             self.why = "the GPU does the work"
         elif "OMP_NUM_THREADS" in os.environ:
             self.why = "OMP_NUM_THREADS"
@@ -115,7 +115,7 @@ def work_of_a_step(model, config, size):
     rows = min(most, config.prompts_per_step * config.group_size)
     vocabulary = model.get_input_embeddings().num_embeddings
     generator = common.torch_stream("threads")
-    ids = torch.randint(vocabulary, (rows, LENGTH), generator=generator).to(model.device)
+    ids = torch.randint(vocabulary, (rows, LENGTH), generator=generator).to(common.DEVICE)
     sampled = SimpleNamespace(
         prompts=[[0, 0]] * rows, completion_ids=ids, mask=torch.ones_like(ids, dtype=torch.float32)
     )

@@ -4,10 +4,11 @@
     python -m tools.gpu_check --model Qwen/Qwen2.5-0.5B-Instruct      # a real model's speed too
     python -m tools.gpu_check --parts engine scripts resume           # a minute or two
 
-`engine`: log-probs and gradients against plain code. `scripts`: two steps of each. `resume`: a run
-killed and continued. `speed`: rollouts and updates of models with random weights in the shapes of
-published ones, against the card's own rates and model.generate. `trl`: a training step against
-TRL's, if it is installed. Without a GPU only the first three are run. Exit status 1: not all right.
+`engine`: log-probs and gradients against plain code, with adapters too, if peft is installed.
+`scripts`: two steps of each. `resume`: a run killed and continued. `speed`: rollouts and updates of
+models with random weights in the shapes of published ones, against the card's own rates and
+model.generate. `trl`: a training step against TRL's, if it is installed. Without a GPU only the
+first three are run. Exit status 1: not all right.
 
 `memory` is run if asked for, and takes more than 7 minutes: a step of each command in
 docs/lab/gpu.md, weights random, in no more memory than it says.
@@ -22,6 +23,7 @@ import functools
 import gc
 import importlib
 import importlib.util
+import itertools
 import json
 import platform
 import re
@@ -33,7 +35,7 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 
-from runtime import engine, hub
+from runtime import engine, hub, lora
 from runtime.cuda_graphs import GraphCache
 from runtime.run_folder import read_jsonl, write_text
 
@@ -50,6 +52,7 @@ from tools import tiny_runs
 
 ON_GPU = common.DEVICE.type == "cuda"
 MODELS = ("base_model", "experiments/moe_base")  # the second: a mixture of experts
+RANKS = (0, 8) if importlib.util.find_spec("peft") else (0,)  # of adapters, 0: none
 RANDOM = ("Qwen2.5-0.5B", "Qwen2.5-1.5B")  # shapes of models whose weights are random
 GENERATE = {  # how model.generate is called
     "generate": {},
@@ -80,22 +83,23 @@ def part_engine(args):
         if ON_GPU:
             benchmark.random_chat_model(folder, RANDOM[0])
             models[RANDOM[0]] = folder
-        for name, model in models.items():
-            for dtype in ("float32", "bfloat16"):
-                errors = errors_of(model, dtype)
-                # Rounding can send a token to another expert: no verdict on a mixture in bf16.
-                if dtype == "float32" or "moe" not in name:
-                    errors["right"] = is_right(errors)
-                found[f"{name}, {dtype}"] = errors
-                release()
+        cases = itertools.product(models.items(), ("float32", "bfloat16"), RANKS)
+        for (name, model), dtype, rank in cases:
+            errors = errors_of(model, dtype, rank)
+            # Rounding can send a token to another expert: no verdict on a mixture in bf16.
+            if dtype == "float32" or "moe" not in name:
+                errors["right"] = is_right(errors)
+            found[f"{name}, {dtype}{', LoRA' if rank else ''}"] = errors
+            release()
     return found
 
 
-def errors_of(folder, dtype):
+def errors_of(folder, dtype, rank=0):
     """{what: error} against plain code: the largest in float32, the mean in bfloat16."""
-    config = grpo.Config(model=folder, group_size=4, max_new_tokens=300, dtype=dtype)
-    model, tokenizer = common.load_model(folder)
-    plain = benchmark.stock(replace(config, dtype="float32"))
+    options = {"group_size": 4, "max_new_tokens": 300, "dtype": dtype, "lora_rank": rank}
+    config = grpo.Config(model=folder, **options)
+    model, tokenizer = common.load_model(folder, config)
+    plain, in_bf16 = plain_models(model, config)
     problems = CountdownTask().sample(3, common.stream("gpu_check"))
     rollout = grpo.sample_groups(model, tokenizer, problems, config, common.torch_stream(0))
     weight = torch.randn(rollout.mask.shape, generator=common.torch_stream(1)).to(common.DEVICE)
@@ -109,7 +113,7 @@ def errors_of(folder, dtype):
         exact = engine.logprobs_plainly(plain, prompt, ids, config.temperature)
         (exact * weight[row, :n]).sum().backward()
         with torch.no_grad(), common.autocast(config):
-            rounded = engine.logprobs_plainly(plain, prompt, ids, config.temperature)
+            rounded = engine.logprobs_plainly(in_bf16, prompt, ids, config.temperature)
         errors["plain"].append(rounded - exact)
         errors["sampler"].append(rollout.logprobs[row, :n] - exact)
         errors["update"].append(logprobs[row, :n] - exact)
@@ -117,6 +121,8 @@ def errors_of(folder, dtype):
     difference = 0.0
     norm = 0.0
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        if not ours.requires_grad:
+            continue  # the base of adapters
         difference += (ours.grad - theirs.grad).square().sum().item()
         norm += theirs.grad.square().sum().item()
     found = {"gradient": (difference / norm) ** 0.5}
@@ -124,6 +130,30 @@ def errors_of(folder, dtype):
         found |= {what: error[what].max().item() for what in ("sampler", "update")}
     else:
         found |= {what: values.mean().item() for what, values in error.items()}
+    return found
+
+
+def plain_models(model, config):
+    """transformers' own, with peft's adapters where ours has some: to be exact, and for autocast.
+
+    The adapters of ours are moved from where they begin, which has no effect.
+    """
+    exact = benchmark.stock(replace(config, dtype="float32"))
+    if not lora.has_adapters(model):
+        return exact, exact
+    import peft
+
+    generator = common.torch_stream(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.02 * torch.randn(parameter.shape, generator=generator).to(parameter)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        for dtype in (torch.float32, model.dtype):  # the numbers of the base are the same
+            base = benchmark.stock(replace(config, dtype="float32")).to(model.dtype).to(dtype)
+            found.append(peft.PeftModel.from_pretrained(base, folder, is_trainable=True).eval())
     return found
 
 
@@ -138,18 +168,20 @@ def is_right(found):
 def part_scripts(args):
     """Two steps of every script on the base model: seconds of each, and whether weights moved."""
     found = {}
-    for script in (*SCRIPTS, *(ARMS[name].script for name in (*ZOO, *CRITICS, "gigpo"))):
+    others = [ARMS[name].script for name in (*ZOO, *CRITICS, "gigpo")]
+    adapted = [("grpo", rank) for rank in RANKS if rank]
+    for script, rank in [*((name, 0) for name in (*SCRIPTS, *others)), *adapted]:
         module = importlib.import_module(script)
-        options = {"steps": 2, "eval_problems": 32, "learning_rate": 1e-4}
+        options = {"steps": 2, "eval_problems": 32, "learning_rate": 1e-4, "lora_rank": rank}
         if not ON_GPU:
-            options = tiny_runs.options_of(script, max_new_tokens=60, learning_rate=1e-4)
+            options = tiny_runs.options_of(script, **options | {"max_new_tokens": 60})
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             module.train(module.Config(**options, output_dir=folder, overwrite=True))
             seconds = time.perf_counter() - started
             rows = [row for row in read_jsonl(Path(folder) / "metrics.jsonl") if "reward" in row]
         right = len(rows) == 2 and sum(row["updates"] for row in rows) > 0
-        found[script] = {"seconds": seconds, "right": right}
+        found[f"{script}{', LoRA' if rank else ''}"] = {"seconds": seconds, "right": right}
     return found
 
 
@@ -350,6 +382,9 @@ def part_memory(args):
     found = {}
     for command in commands():
         gb = int(command["gb"])
+        if "--lora_rank" in command["options"] and len(RANKS) == 1:
+            found[f"{command['shape']} on {gb} GB"] = {"skipped": "pip install peft"}
+            continue
         # A T4 has no bf16.
         options = command["options"] + (" --dtype float32" if command["card"] == "T4" else "")
         for script in (command["script"], *(BESIDE if gb == LARGEST else ())):
@@ -358,7 +393,8 @@ def part_memory(args):
             used = memory_of(script, command["shape"], options)
             # What a smaller card has no room for is no fault of the page.
             right = used["enough"] or limit == whole
-            found[f"{script}, {command['shape']}"] = {"limit_gb": limit, **used, "right": right}
+            name = f"{script}, {command['shape']} on {gb} GB"
+            found[name] = {"limit_gb": limit, **used, "right": right}
     torch.cuda.set_per_process_memory_fraction(1.0)
     return found
 
@@ -411,7 +447,7 @@ def table(report):
             numbers = values if isinstance(values, dict) else {"": values}
             for name, value in numbers.items():
                 shown = f"{value:.4g}" if isinstance(value, float) else value
-                lines.append(f"{part:9s} {what:24s} {name:30s} {shown}")
+                lines.append(f"{part:9s} {what:36s} {name:30s} {shown}")
     return "\n".join(lines)
 
 

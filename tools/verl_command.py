@@ -23,7 +23,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from runtime import chat, options
+from runtime import chat, lora, options
 from runtime.run_folder import write_text
 
 import common
@@ -323,6 +323,7 @@ def main():
                 raise InputError(f"{folder} exists: add --overwrite, or another --output_dir")
             shutil.rmtree(folder)
         model, tokenizer = common.load_model(config.model)
+        lora.require_none(model, config)
         longest = write_files(args.script, config, folder, model, tokenizer)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")

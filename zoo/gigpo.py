@@ -50,6 +50,8 @@ class Config:
     # Model
     model: str = option("base_model", "model folder or Hugging Face hub id")
     dtype: str = option("auto", "auto: bfloat16 on CUDA; float32; bfloat16", choices=common.DTYPES)
+    device: str = option("auto", "auto: CUDA, else the CPU; cpu; cuda; mps", choices=common.DEVICES)
+    lora_rank: int = option(0, "by peft: train adapters of this rank; 0: all weights", at_least=0)
     # Sampling
     prompts_per_step: int = option(16, "P: prompts per rollout", at_least=1)
     group_size: int = option(16, "G: completions each [num_generations]", at_least=2)

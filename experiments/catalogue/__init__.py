@@ -49,6 +49,7 @@ from experiments.catalogue import (
     pretraining,
     process,
     product,
+    real_model,
     reward,
     sampling,
     silent,
@@ -110,6 +111,7 @@ MODULES = {
     "max_likelihood": max_likelihood,
     "unbiased_kl": unbiased_kl,
     "spring": spring,
+    "real_model": real_model,
 }
 EXPERIMENTS = {
     name: Experiment(module.AXIS, module.HYPOTHESIS, module.COMPARED)

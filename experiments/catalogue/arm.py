@@ -11,7 +11,8 @@ class Arm:
 
     edits = {lines of the script: what stands there instead};
     swap = {function: the script it is taken from instead}; lag: steps that a rollout is old;
-    sampler: bf16, fp8 or int4, the weights that rollouts are drawn with (experiments/coarse.py).
+    sampler: bf16, fp8 or int4, the weights that rollouts are drawn with (experiments/coarse.py);
+    watched: by the probes, which cost a large model more than its steps.
     """
 
     script: str
@@ -22,6 +23,7 @@ class Arm:
     seeds: tuple[int, ...] = SEEDS
     parts: tuple[str, ...] = ()
     edits: dict = field(default_factory=dict)
+    watched: bool = True
 
     def command(self, seed):
         """The command line that gives the same run without probes, without swaps and edits."""

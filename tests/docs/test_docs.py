@@ -14,7 +14,7 @@ import pytest
 
 from common import HERE
 from compose.reader import scripts
-from experiments import threads
+from experiments import real_model, threads
 from experiments.catalogue import ARMS
 
 PAGES = sorted(HERE.glob("docs/**/*.md"))
@@ -122,6 +122,11 @@ def commands():
                     yield pytest.param(called.removesuffix(".py"), rest, id=f"{page.name}:{line}")
 
 
+def test_the_readme_counts_the_lines_of_grpo():
+    lines = len((HERE / "grpo.py").read_text(encoding="utf-8").splitlines())
+    assert f"| {lines} (grpo.py) |" in (HERE / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_installs_the_torch_that_is_required():
     """Its first pip takes PyTorch from another index; the next must not take it again."""
     required = (HERE / "requirements.txt").read_text(encoding="utf-8")
@@ -132,6 +137,12 @@ def test_the_readme_installs_the_torch_that_is_required():
 def test_speed_quotes_what_was_measured():
     text = (HERE / "docs/lab/speed.md").read_text(encoding="utf-8")
     for lines in threads.tables().values():
+        assert "\n".join(lines) in text
+
+
+def test_the_real_models_page_quotes_what_was_measured():
+    text = (HERE / "docs/lab/real_model.md").read_text(encoding="utf-8")
+    for lines in real_model.tables().values():
         assert "\n".join(lines) in text
 
 

@@ -303,7 +303,7 @@ def test_effects_are_of_known_arms():
         assert effect.expected in (-1, 0, 1) and effect.what, effect
         assert (effect.margin is None) == (effect.expected != 0), effect
     # These have tables of their own.
-    others = {"pairs", "planted_anew"}
+    others = {"pairs", "planted_anew", "real_model"}
     assert {effect.experiment for effect in effects.EFFECTS} == EXPERIMENTS.keys() - others
 
 

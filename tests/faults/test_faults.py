@@ -335,7 +335,7 @@ def test_sigterm_is_ctrl_c(model, finished, tmp_path):
 
 def test_sigterm_before_the_first_step_is_one_line(model, tmp_path):
     def signalled():
-        common.load_model = lambda _: os.kill(os.getpid(), signal.SIGTERM)
+        common.load_model = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
 
     ended = micro.run("grpo", command(model, tmp_path / "run")[2:], signalled)
     assert (ended.status, ended.errors) == (1, "grpo.py: stopped\n")

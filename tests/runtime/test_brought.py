@@ -343,7 +343,7 @@ def pointer(folder):
 
 
 FOLDERS = {
-    lora: "a LoRA adapter of some/base; merge it into its base first",
+    lora: "a LoRA adapter without adapter_model.safetensors",
     fp8: "quantised (fp8)",
     shard: "model.norm.weight in model.safetensors is empty",
     no_tokenizer: "no tokenizer",

@@ -1,24 +1,39 @@
-"""The base's recipe: what it is taught is true, and it trains, saves and loads."""
+"""The base's recipe: what it is taught is true, and it trains, saves and loads.
+
+A language model's is the same search in the tokens that it has.
+"""
 
 import itertools
+import json
 import random
 import re
 
+from runtime.run_folder import read_jsonl
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 import common
 from base_model import warm_start
+from base_model.warm_start import IN_PHRASES, IN_TOKENS
 from countdown_task import OPERATORS, CountdownTask, is_correct
+from tasks import InputError
 
 
-@pytest.fixture(scope="module")
-def taught():
+@pytest.fixture(scope="module", params=[IN_PHRASES, IN_TOKENS], ids=["phrases", "tokens"])
+def taught(request):
     """[(problem, pieces, text)] of 400 traces."""
     rng = random.Random(0)
     problems = CountdownTask().sample(400, rng)
-    traces = [(problem, warm_start.trace(problem, rng)) for problem in problems]
+    traces = [(problem, warm_start.trace(problem, rng, request.param)) for problem in problems]
     return [(p, pieces, "".join(text for text, _ in pieces)) for p, pieces in traces]
+
+
+def command(monkeypatch, *words):
+    """The command line."""
+    monkeypatch.setattr("sys.argv", ["warm_start.py", *map(str, words)])
+    warm_start.main()
 
 
 def test_traces_are_true(taught):
@@ -26,10 +41,13 @@ def test_traces_are_true(taught):
     hits = 0
     for problem, _, text in taught:
         thought, _, answer = text.partition("</think>")
+        thought = thought.rstrip("\n")
         for a, symbol, b, result in re.findall(r"(\d+)([-+*/])(\d+)=(\d+)", thought):
             assert OPERATORS[symbol](int(a), int(b)) == int(result)
-        for result, target, said in re.findall(r"=(\d+) vs (\d+) (yes|no)", thought):
-            assert int(target) == problem.target
+        verdicts = re.findall(r"=(\d+)(?: vs (\d+))? (yes|no)", thought)
+        assert len(verdicts) == thought.count(" yes") + thought.count(" no,")
+        for result, target, said in verdicts:
+            assert not target or int(target) == problem.target
             assert (said == "yes") == (int(result) == problem.target)
         assert thought.count(" yes") == thought.endswith(" yes")
         assert is_correct(f"<think>{text}", problem) == thought.endswith(" yes")
@@ -52,13 +70,13 @@ def test_search_goes_pair_by_pair(taught):
 
 
 @pytest.mark.parametrize("retry", [warm_start.RETRY, 0.02])
-def test_retrying_is_drawn_at_random(taught, retry):
+def test_retrying_is_drawn_at_random(retry):
     """At a retry point the label is `wait` with probability `retry`, whatever comes next."""
     tokenizer = warm_start.make_tokenizer()
     traces, labels = warm_start.Traces(tokenizer, 1, retry), []
     yes = tokenizer.convert_tokens_to_ids(" yes")
-    for problem, _, _ in taught:
-        ids, wanted, weights = traces.example(problem)
+    for problem in CountdownTask().sample(400, random.Random(0)):
+        (ids, wanted, weights) = traces.example(problem).searches[0]
         assert len(ids) == len(wanted) == len(weights)
         for i, (token, label) in enumerate(zip(ids, wanted, strict=True)):
             after_hit = ids[i - 1] == yes  # there is no choice then
@@ -69,6 +87,107 @@ def test_retrying_is_drawn_at_random(taught, retry):
                 assert token == label
     share = sum(labels) / len(labels)
     assert len(labels) > 500 and abs(share - retry) < 0.06
+
+
+def test_a_language_models_examples(qwen_folder):
+    """Its own template and end; a label that is not the text's stands at a retry point alone."""
+    _, tokenizer = common.load_model(qwen_folder)
+    traces = warm_start.Traces(tokenizer, 1, searches=3)
+    choices = set(traces.retry_or_stop)
+    assert [tokenizer.decode([i]) for i in traces.retry_or_stop] == ["w", "</"]  # their beginnings
+    drawn = []
+    for problem in CountdownTask().sample(50, random.Random(0)):
+        example = traces.example(problem)
+        assert tokenizer.decode(example.prompt).endswith("<|im_start|>assistant\n<think>")
+        assert len(example.searches) == 3
+        for ids, labels, weights in example.searches:
+            text = tokenizer.decode(ids)
+            assert text.endswith("</answer><|im_end|>") and text.count("<|im_end|>") == 1
+            weighed = {3.0: "", 4.0: "", 1.0: ""}  # weight: the text that has it
+            for place, (token, label, weight) in enumerate(zip(ids, labels, weights, strict=True)):
+                weighed[weight] += tokenizer.decode([token])
+                rest = tokenizer.decode(ids[place:])
+                if tokenizer.decode(ids[:place]).endswith("no,\n"):
+                    assert {token, label} <= choices and rest.startswith(("wait ", "</think>"))
+                    drawn.append(label == traces.retry_or_stop[0])
+                else:
+                    assert token == label
+            assert re.fullmatch(r"(\d+| no,)*", weighed[3.0])
+            assert weighed[4.0] in ("", " yes")
+    assert len(drawn) > 200 and abs(sum(drawn) / len(drawn) - warm_start.RETRY) < 0.08
+
+
+def test_a_tokenizer_that_joins_a_retry_point_is_refused(qwen_folder, monkeypatch):
+    _, tokenizer = common.load_model(qwen_folder)
+    joins = dict(vars(IN_TOKENS), end_of_line=" ", wait="are")
+    monkeypatch.setattr(warm_start, "IN_TOKENS", warm_start.Wording(**joins))
+    with pytest.raises(InputError, match="--start: its tokenizer joins"):
+        warm_start.Traces(tokenizer, 1)
+
+
+def test_the_loss_is_cross_entropy_on_completions(qwen_folder):
+    """Value and gradient are plain code's, though the searches of a problem share its prompt."""
+    model, tokenizer = common.load_model(qwen_folder)
+    traces = warm_start.Traces(tokenizer, 1, searches=2)
+    batch = [traces.example(problem) for problem in CountdownTask().sample(2, random.Random(0))]
+    total, weight_of_all = 0.0, 0.0
+    for example in batch:
+        for ids, labels, weights in example.searches:
+            logits = model(torch.tensor([example.prompt + ids])).logits[
+                0, len(example.prompt) - 1 :
+            ]
+            losses = F.cross_entropy(logits[:-1], torch.tensor(labels), reduction="none")
+            total += (losses * torch.tensor(weights)).sum()
+            weight_of_all += sum(weights)
+    (total / weight_of_all).backward()
+    expected = [parameter.grad for parameter in model.parameters()]
+    model, _ = common.load_model(qwen_folder)
+    loss = warm_start.loss_of(model, batch)
+    loss.backward()
+    torch.testing.assert_close(loss, total / weight_of_all)
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(qwen_folder, tmp_path, monkeypatch, capsys):
+    """To the weights and the log of an undisturbed one; with other settings it is refused."""
+    monkeypatch.setattr(warm_start, "quality", lambda *_: {"solved": 0.5})
+    monkeypatch.setattr(warm_start, "SAVE_EVERY", 0)
+    words = ["--start", qwen_folder, "--steps", 6, "--tokens_per_batch", 900, "--searches", 2]
+    words += ["--eval_every", 2, "--eval_problems", 2]
+    command(monkeypatch, *words, "--output_dir", tmp_path / "whole")
+    save = warm_start.save_state
+
+    def killed(state, *rest):
+        save(state, *rest)
+        if state["step"] == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(warm_start, "save_state", killed)
+        command(monkeypatch, *words, "--output_dir", tmp_path / "cut")
+    again = ["--output_dir", tmp_path / "cut", "--resume"]
+    for others, line in (
+        ([*words, "--output_dir", tmp_path / "cut"], "unfinished run: add --resume"),
+        ([*words, *again, "--seed", 2], "has seed 1, not 2"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            command(monkeypatch, *others)
+        assert line in capsys.readouterr().err
+    command(monkeypatch, *words, *again)
+    pair = (common.load_model(str(tmp_path / name))[0] for name in ("whole", "cut"))
+    assert all(torch.equal(*both) for both in zip(*(m.parameters() for m in pair), strict=True))
+    logs = [read_jsonl(tmp_path / name / warm_start.LOG) for name in ("whole", "cut")]
+    for rows in logs:
+        assert [row.pop("step") for row in rows] == [2, 4, 6]
+        assert all(row.pop("seconds") > 0 for row in rows)
+    assert json.dumps(logs[0]) == json.dumps(logs[1])
+    assert not (tmp_path / "cut" / warm_start.UNFINISHED).exists()
+    with pytest.raises(SystemExit):
+        command(monkeypatch, *words, *again, "--overwrite")
+    assert "nothing to go on with" in capsys.readouterr().err
 
 
 @pytest.mark.slow

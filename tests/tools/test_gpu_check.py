@@ -63,7 +63,7 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch, tmp_path):
 def test_bf16_only_where_the_card_has_it(native, monkeypatch):
     """A T4 emulates bfloat16, slowly: `auto` is float32 there; float16 is no choice at all."""
     assert not common.uses_bf16(grpo.Config(dtype="auto"))  # on a CPU
-    monkeypatch.setattr(common, "DEVICE", torch.device("cuda"))
+    monkeypatch.setattr(common, "MODEL_DEVICE", torch.device("cuda"))
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or native
     )
@@ -73,9 +73,10 @@ def test_bf16_only_where_the_card_has_it(native, monkeypatch):
 
 
 def test_commands_of_the_page():
-    """docs/lab/gpu.md has three, for cards of different sizes, and a script accepts each."""
+    """docs/lab/gpu.md has six, for cards of different sizes, and a script accepts each."""
     commands = gpu_check.commands()
-    assert [command["gb"] for command in commands] == ["24", "80", "15"]
+    assert [command["gb"] for command in commands] == ["24", "80", "15", "8", "12", "16"]
+    assert ["--lora_rank" in command["options"] for command in commands] == [False] * 3 + [True] * 3
     for command in commands:
         module = importlib.import_module(command["script"])
         config = options.parse_options(module.Config, words=command["options"].split())
