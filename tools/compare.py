@@ -14,9 +14,9 @@ run's last evaluation in those steps, and of the others' at the same step.
 Committed arms are those of `python -m experiments.run --list`. Of each the lowest and the highest
 seed are shown. A star says that the first run is outside of what one more seed would give: the
 95 % prediction interval of the seeds, which is wider than they are. Chance alone stars 6 of 100
-numbers: so many were starred when each seed of the committed arms was judged by its siblings. So
-a star or two in a table say nothing; look for the metric that you predicted. Against a run of
-another seed chance stars 17 of 100, because a run's steps resemble each other.
+numbers: so many were starred when each seed of the committed arms was judged by the other four.
+So a star or two in a table are no evidence; look for the metric that you predicted. Against a
+run of another seed chance stars 16 of 100, because a run's steps resemble each other.
 """
 
 if __package__ != "tools":
