@@ -1,4 +1,4 @@
-"""Writes docs/diffs.md, each script's diff against its parent: python -m plots.diffs"""
+"""Writes docs/reference/diffs.md, each script's diff against its parent: python -m plots.diffs"""
 
 if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.diffs")
@@ -20,7 +20,7 @@ from compose.reader import (
 )
 from plots.atlas import MAPS
 
-PAGE = HERE / "docs/diffs.md"
+PAGE = HERE / "docs/reference/diffs.md"
 CONTEXT = 3  # unchanged lines around a change, as in git diff
 INTRODUCTION = """# The diffs
 
@@ -28,12 +28,12 @@ This page answers: which lines of code turn one method into another?
 
 Each diff is a whole method, because every line that it does not show is, word for word, a line of
 the script that it is compared with. Only the docstring, which states the equation, is left out. A
-comment `# <- AXIS` in a changed block names the axis that it moves on. [The methods](methods.md)
-say why one would move there, and [the map](reference/map.md) says where each script lies.
+comment `# <- AXIS` in a changed block names the axis that it moves on. [The methods](../methods.md)
+say why one would move there, and [the map](map.md) says where each script lies.
 """
 NEXT = """
 **Run next:** `git diff --no-index grpo.py gspo.py` prints one of these diffs in a clone, docstring
-included, and [the page](index.html) puts any two scripts side by side.
+included, and [the page](../index.html) puts any two scripts side by side.
 """
 
 
@@ -50,7 +50,7 @@ def moves(script, hub):
 
 
 def link(script):
-    return f"[{short(script)}](../{script.replace('.', '/')}.py)"
+    return f"[{short(script)}](../../{script.replace('.', '/')}.py)"
 
 
 def hunks(old_source, new_source):
@@ -79,7 +79,7 @@ def bounds(hunk):
 
 
 def page():
-    """The text of docs/diffs.md."""
+    """The text of docs/reference/diffs.md."""
     index = ["| script | against | moves | diff |", "|---|---|---|---|"]
     body = []
     for script, hub in compared():

@@ -1,4 +1,4 @@
-"""docs/diffs.md is of the scripts as they are, and each line of it stands where the page says."""
+"""docs/reference/diffs.md: of the scripts as they are, each line where the page says it is."""
 
 import re
 

@@ -14,8 +14,8 @@ from markdown_it import MarkdownIt
 from common import HERE
 
 BOOK = [HERE / "README.md", *sorted(HERE.glob("docs/*.md"))]
-BOOK.remove(HERE / "docs/diffs.md")  # code, and the titles of papers
 OTHERS = [*sorted(HERE.glob("docs/lab/*.md")), *sorted(HERE.glob("docs/reference/*.md"))]
+OTHERS.remove(HERE / "docs/reference/diffs.md")  # code, and the titles of papers
 OTHERS += [HERE / "CONTRIBUTING.md", HERE / "base_model/README.md"]
 ROOMS = "docs base_model compose experiments plots runtime tasks tests tools zoo"
 
