@@ -1,11 +1,11 @@
-"""What the warm starts of the real model found, and what a step of RL takes: real_model.json.
+"""What the warm starts and the runs of the real model found, as docs/lab/real_model.md shows it.
 
     python -m experiments.real_model --warm_start runs/smollm2-warm    # keeps its measurements
-    python -m experiments.real_model --steps runs/grpo-seed1           # keeps its seconds
+    python -m experiments.real_model --solve runs/smollm2-warm         # keeps what it solves
     python -m experiments.real_model                                   # the tables of the page
 
-The runs stay where they are, uncommitted; what docs/lab/real_model.md quotes is in the file. A
-folder that is given again replaces what was kept of it.
+A model stays where it is, uncommitted; what the page quotes of it is in real_model.json, and a
+folder that is given again replaces what was kept of it. The runs are in experiments/logs/.
 """
 
 if __package__ != "experiments":
@@ -13,18 +13,55 @@ if __package__ != "experiments":
 
 import argparse
 import json
-import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.run_folder import read_jsonl, write_text
 
+import numpy as np
+
 from compose.reader import HERE
+from countdown_task import Task
+from experiments.catalogue import SCRIPTS
+from experiments.catalogue.real_model import ARMS, FLAGS
+from experiments.curves import curve, load, mean_over, tokens_at
+from experiments.effects import clipped, number
 from tasks import InputError, printable
 
+HELD_OUT = 64  # of each kind of problems, four completions each
+PROBLEMS = {
+    "as it was taught: three numbers to 12, targets 10 to 60": {},
+    "three numbers to 20, targets 10 to 99": {"max_number": 20, "max_target": 99},
+    "three numbers to 99, targets 10 to 99": {"max_number": 99, "max_target": 99},
+    "four numbers to 99, targets 10 to 99": {"operands": 4, "max_number": 99, "max_target": 99},
+}
 RESULT = HERE / "experiments/real_model.json"
-OF_A_STEP = ("seconds_sampling", "seconds_updating", "tokens_sampled", "peak_memory_mb", "threads")
-OF_A_STEP += ("length", "truncated", "accuracy", "groups_without_signal")
-SETTINGS = ("prompts_per_step", "group_size", "max_new_tokens", "minibatches", "learning_rate")
+EVALUATED = range(0, FLAGS["steps"] + 1, FLAGS["eval_every"])
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What an axis moves, and the scripts that differ in that axis; grpo is the first."""
+
+    title: str
+    unit: str
+    scripts: tuple[str, ...]
+    metric: object  # a name in the log, or a function of a row
+
+    def of(self, arm):
+        """The metric in an arm's log. Of the tiny model's ratios there is none but the probes'."""
+        if self.metric != "ratio_spread" or arm.startswith("real_"):
+            return self.metric
+        return {"grpo": "log_ratio_rms", "gspo": "sequence_log_ratio_rms"}[arm]
+
+
+QUANTITIES = [
+    Quantity("spread of the ratio", "RMS of log ratio", ("grpo", "gspo"), "ratio_spread"),
+    Quantity("tokens beyond the clip", "share of tokens", ("grpo", "gspo", "cispo"), clipped),
+    Quantity("length of wrong completions", "tokens", ("grpo", "dr_grpo", "dapo"), "length_wrong"),
+    Quantity("groups without signal", "share of groups", ("grpo", "dapo"), "groups_without_signal"),
+    Quantity("entropy", "nats per token", SCRIPTS, "entropy"),
+]
 
 
 def of_warm_start(folder):
@@ -38,16 +75,20 @@ def of_warm_start(folder):
     ]
 
 
-def of_steps(folder):
-    """Settings of a run, and of its steps the medians of seconds, tokens and memory."""
-    rows = [row for row in read_jsonl(Path(folder) / "metrics.jsonl") if "updates" in row]
-    if not rows:
-        raise InputError(f"--steps {folder}: no step is logged there")
-    config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
-    found = {name: config[name] for name in ("script", *SETTINGS)} | {"steps": len(rows)}
-    values = {name: [row[name] for row in rows if name in row] for name in OF_A_STEP}
-    medians = {name: round(statistics.median(x), 2) for name, x in values.items() if x}
-    return found | medians
+def of_problems(folder):
+    """What a model solves of held-out problems like those it learnt on and of harder ones."""
+    import common  # loads torch, which the figures do without
+    from base_model.warm_start import quality
+
+    model, tokenizer = common.load_model(folder)
+    found = {}
+    for what, options in PROBLEMS.items():
+        held_out = Task(**options).held_out(HELD_OUT)
+        found[what] = quality(model, tokenizer, held_out, samples=4, max_new_tokens=224)
+        print(what, found[what], flush=True)
+    return {
+        what: {name: round(x, 4) for name, x in values.items()} for what, values in found.items()
+    }
 
 
 def tables():
@@ -70,15 +111,45 @@ def tables():
         for row in rows:
             cells = [style.format(row[figure]) for figure, style in columns.values()]
             lines[name].append(f"| {' | '.join(cells).replace('%', ' %')} |")
-    head = "| script | completions | tokens | sampling | updating | seconds | memory | threads |"
-    lines["steps"] = [head, "|---" * 8 + "|"]
-    for row in report["steps"].values():
-        sampling, updating = row["seconds_sampling"], row["seconds_updating"]
-        cells = [f"{row['script']}.py", row["prompts_per_step"] * row["group_size"]]
-        cells += [f"{row['tokens_sampled']:,.0f}", f"{sampling:.0f} s", f"{updating:.0f} s"]
-        cells += [f"{sampling + updating:.0f}", f"{row['peak_memory_mb'] / 1000:.1f} GB"]
-        cells.append(f"{row['threads']:.0f}")
-        lines["steps"].append(f"| {' | '.join(map(str, cells))} |")
+    return lines | {"problems": problems(report["problems"]), "runs": runs(), "axes": axes()}
+
+
+def problems(report):
+    """A line for each kind of problems: what each model solves, and in how many of four tries."""
+    lines = [f"| problems | {' | '.join(report)} |", "|---" * (len(report) + 1) + "|"]
+    for what in PROBLEMS:
+        found = [report[name][what] for name in report]
+        cells = [f"{100 * x['solved']:.1f} % ({100 * x['pass@4']:.0f} %)" for x in found]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return lines
+
+
+def runs():
+    """A line for each run: held-out accuracy, tokens, median seconds of a step, memory."""
+    head = [*(f"step {step}" if step else "before" for step in EVALUATED), "tokens", "a step"]
+    lines = [f"| run | {' | '.join(head)} | memory |", "|---" * (len(head) + 2) + "|"]
+    for arm in ARMS:
+        for seed, rows in load(arm).items():
+            solved = dict(zip(*curve(rows, "eval_accuracy"), strict=True))
+            memory = max(row.get("peak_memory_mb", 0) for row in rows) / 1000
+            cells = [f"{ARMS[arm].script}.py, seed {seed}"]
+            cells += [f"{100 * solved[step]:.0f} %" for step in EVALUATED]
+            cells += [f"{tokens_at(rows, FLAGS['steps']):,}"]
+            cells += [f"{np.median(curve(rows, 'seconds')[1]):.0f} s", f"{memory:.1f} GB"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def axes():
+    """A line for each quantity and script: means over all steps, of the tiny model and of this."""
+    lines = ["| measured | script | 0.6M: grpo.py | it | 135M: grpo.py | it |", "|---" * 6 + "|"]
+    for quantity in QUANTITIES:
+        for script in quantity.scripts[1:]:
+            cells = [f"{quantity.title}, {quantity.unit}", f"{script}.py"]
+            for arm in ("grpo", script, "real_grpo", f"real_{script}"):
+                mean = mean_over(quantity.of(arm), 1, FLAGS["steps"])
+                cells.append(number(np.mean([mean(rows) for rows in load(arm).values()])))
+            lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -87,21 +158,21 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--warm_start", default="", help="folder of a warm start")
-    parser.add_argument("--steps", default="", help="folder of a run of a script")
+    parser.add_argument("--solve", default="", help="folder of a model")
     parser.add_argument("--name", default="", help="what it is called; default: the folder's name")
     args = parser.parse_args()
-    report = {"warm_start": {}, "steps": {}}
+    report = {"warm_start": {}, "problems": {}}
     if RESULT.exists():
         report = json.loads(RESULT.read_text(encoding="utf-8"))
     try:
-        for kind, folder, read in (
+        for kind, folder, measure in (
             ("warm_start", args.warm_start, of_warm_start),
-            ("steps", args.steps, of_steps),
+            ("problems", args.solve, of_problems),
         ):
             if folder:
-                report[kind][args.name or Path(folder).name] = read(folder)
+                report[kind][args.name or Path(folder).name] = measure(folder)
     except InputError as error:
-        parser.exit(2, f"error: {printable(error)}\n")
+        parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--solve"))
     write_text(RESULT, json.dumps(report, indent=1) + "\n")
     for name, lines in tables().items():
         print("\n".join([name, *lines, ""]))

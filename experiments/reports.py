@@ -30,6 +30,12 @@ CEILINGS = {  # experiment: what its table is headed
 }
 
 
+TABLES_ELSEWHERE = {  # experiments whose arms are not compared seed by seed
+    "planted_anew": "What it says of each: [below](#diagnosis-hits-and-false-alarms).",
+    "real_model": "What became of it: [a page of its own](../docs/lab/real_model.md).",
+}
+
+
 def last_accuracy(rows):
     """Held-out accuracy at the last evaluation."""
     return float(curve(rows, "eval_accuracy")[1][-1])
@@ -75,8 +81,8 @@ def results():
             if tokens:
                 budget = f"{np.mean(updates):.0f} updates, {np.mean(tokens) / 1e3:.0f}k tokens"
                 lines.append(f"* {arm}: `{ARMS[arm].command('S')}`{changes}: {budget}")
-        if name == "planted_anew":  # no arms that are compared: each has a name to be found
-            lines += ["", "What it says of each: [below](#diagnosis-hits-and-false-alarms)."]
+        if name in TABLES_ELSEWHERE:
+            lines += ["", TABLES_ELSEWHERE[name]]
             continue
         lines += ["", "| measured | before | after | difference | 95 % | p | seeds | verdict |"]
         lines.append("|---|---|---|---|---|---|---|---|")
@@ -328,13 +334,15 @@ def transcripts():
         "first_dr_grpo": "Only the first line is paid, under a constant (first_dr_grpo)",
         "aha_020": "A base that seldom tries again (aha_020)",
         "gigpo": "With a calculator, which writes what follows each = (gigpo)",
+        "real_grpo": "A real language model, SmolLM2-135M, under grpo.py (real_grpo)",
     }
+    both_ends = ("aha_020", "gigpo", "real_grpo")
     for arm, title in titles.items():
         samples = [row for row in load(arm).get(1, []) if "completion" in row]
         steps = sorted({row["step"] for row in samples})
         if arm == SCRIPTS[0]:
             show("The base", [row for row in samples if row["step"] == 0][:3])
-        for step in steps if arm in ("aha_020", "gigpo") else steps[-1:]:
+        for step in steps if arm in both_ends else steps[-1:]:
             after = [row for row in samples if row["step"] == step][:3]
             show(f"{title}, after {step} steps", after)
     return "\n".join(lines) + "\n"

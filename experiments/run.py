@@ -33,6 +33,7 @@ from experiments.catalogue.aha import SELDOM
 from experiments.catalogue.arm import SEEDS
 from experiments.catalogue.exercises import TEACHER
 from experiments.catalogue.real_model import MODEL as REAL_MODEL
+from experiments.catalogue.real_model import PRETRAINED, WARM_START
 from experiments.rewards import MORE_REWARDS
 from tasks import InputError
 
@@ -43,7 +44,6 @@ RUNS = HERE / "runs/experiments"
 BEYOND = [arm for arm in ARMS if arm.startswith("beyond_")]
 PASS_AT_16 = (*SCRIPTS, *BEYOND, *max_likelihood.ARMS)
 
-NO_REAL_MODEL = f"skipped, no model in {REAL_MODEL}; docs/lab/real_model.md says how to make it"
 TAKE_OFF = 8  # the step of an evaluation of aha_020 at which trying again takes off
 
 
@@ -96,25 +96,35 @@ def edited(arm):
     return source
 
 
+MAKES = {  # a model that is not committed: the command that makes it
+    SELDOM["model"]: "-m base_model.warm_start --start base_model --retry 0.02 --steps 400 "
+    f"--learning_rate 1e-3 --output_dir {SELDOM['model']}",
+    TEACHER: f"grpo.py --seed 11 --threads 1 --overwrite --output_dir {Path(TEACHER).parent}",
+    PRETRAINED: f"-m tools.smollm2 {PRETRAINED}",
+    REAL_MODEL: f"-m base_model.warm_start {WARM_START} --output_dir {REAL_MODEL}",
+}
+
+
 def prepare_models(names):
-    """The base that seldom tries again, and a teacher: made when an arm asks for one."""
-    makes = {  # a model that is not committed: the command that makes it
-        SELDOM["model"]: "-m base_model.warm_start --start base_model --retry 0.02 --steps 400 "
-        f"--learning_rate 1e-3 --output_dir {SELDOM['model']}",
-        TEACHER: f"grpo.py --seed 11 --threads 1 --overwrite --output_dir {Path(TEACHER).parent}",
-    }
-    for model, command in makes.items():
-        asked = [[*ARMS[name].flags.values(), *ARMS[name].edits.values()] for name in names]
-        wanted = any(model in str(value) for values in asked for value in values)
-        if wanted and not (HERE / model / "tokenizer.json").exists():
-            print(f"making {model}, a minute or two: python {command}", flush=True)
-            subprocess.run([sys.executable, *command.split()], cwd=HERE, check=True)
+    """Makes the models of these arms that are not committed and not here yet."""
+    arms = [ARMS[name] for name in names]
+    asked = [str(value) for arm in arms for value in (*arm.flags.values(), *arm.edits.values())]
+    for model in (SELDOM["model"], TEACHER, REAL_MODEL):
+        if any(model in value for value in asked):
+            make(model)
 
 
-def lacks_its_model(name):
-    """Whether an arm trains the real language model, and its folder is not here."""
-    file = HERE / REAL_MODEL / "model.safetensors"
-    return ARMS[name].flags.get("model") == REAL_MODEL and not file.exists()
+def make(model):
+    """Makes a model unless it is here; a warm start that was killed goes on."""
+    if (HERE / model / "tokenizer.json").exists():
+        return
+    if model == REAL_MODEL:
+        make(PRETRAINED)
+    command = MAKES[model]
+    command += " --resume" if (HERE / model / "warm_start.pt").exists() else ""
+    print(f"making {model} first: python {command}", flush=True)
+    if subprocess.run([sys.executable, *command.split()], cwd=HERE).returncode:
+        raise SystemExit(f"{model} could not be made")
 
 
 def sha256(file):
@@ -129,8 +139,6 @@ def run_one(name, seed):
     import common
     from experiments.probes import pass_at_k
 
-    if lacks_its_model(name):
-        raise SystemExit(f"{name}: {NO_REAL_MODEL}")
     prepare_models([name])
     arm = ARMS[name]
     folder = RUNS / f"{name}-seed{seed}"
@@ -245,9 +253,6 @@ def main():
                 print(f"  {arm:16s} {there}/{len(seeds)}  {ARMS[arm].command(seeds[0])}{changes}")
         return None
     print(f"{len(wanted) - len(todo)} runs complete, {len(todo)} to do", flush=True)
-    if any(lacks_its_model(name) for name, _ in todo):
-        print(f"real_model: {NO_REAL_MODEL}", flush=True)
-        todo = [(name, seed) for name, seed in todo if not lacks_its_model(name)]
     prepare_models([name for name, _ in todo])
     failed = run_all(todo, max(1, args.jobs))
     return f"failed: {', '.join(failed)}" if failed else None

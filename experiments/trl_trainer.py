@@ -1,9 +1,11 @@
 """TRL's trainers on a script's problems, rewards and loss, and a check of their first gradient."""
 
 import copy
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 from runtime import chat, lora
 from runtime.kv_cache import right_pad
@@ -134,11 +136,12 @@ def make_trainer(script, config, output_dir, processes=1, **options):
 
 
 class GradientCheck(TrainerCallback):
-    """Compares the gradient of the first optimizer step with ours; then stops training."""
+    """Compares loss and gradient of the first optimizer step with ours; then stops training."""
 
     def __init__(self, module, config):
         self.module = module
         self.rows = []
+        self.loss = 0.0  # TRL's, of this process
         # The rows come unshuffled from here: groups of one, a single minibatch.
         self.config = replace(config, group_size=1, minibatches=1)
 
@@ -152,7 +155,9 @@ class GradientCheck(TrainerCallback):
             for prompt, seen, ids, mask, advantage in zip(*(inputs[x] for x in parts), strict=True):
                 row = prompt[seen > 0].tolist(), ids[mask > 0].tolist(), advantage.item()
                 self.rows.append(row)
-            return compute(model, inputs)
+            loss = compute(model, inputs)  # divided by the number of micro-batches already
+            self.loss += loss.item()
+            return loss
 
         trainer._compute_loss = watched
 
@@ -161,17 +166,20 @@ class GradientCheck(TrainerCallback):
         rows = gather_object(self.rows)
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         theirs = torch.cat([p.grad.flatten() for p in model.parameters()])
-        ours = self.our_gradient(copy.deepcopy(model), rows)
+        their_loss = statistics.fmean(gather_object([self.loss]))
+        ours, our_loss = self.our_gradient(copy.deepcopy(model), rows)
         self.difference = ((theirs - ours).norm() / theirs.norm()).item()
+        self.loss_difference = abs(their_loss - our_loss)
         if self.trainer.accelerator.is_main_process:
             print(
                 f"{Path(self.module.__file__).name}, first step, {len(rows)} completions on "
                 f"{self.trainer.accelerator.num_processes} processes: |g| = {theirs.norm():.4f}, "
-                f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}"
+                f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}, L = {their_loss:.4f}, "
+                f"|L(TRL) - L(ours)| = {self.loss_difference:.1e}"
             )
 
     def our_gradient(self, model, rows):
-        """Runs the script's own update_policy on the rows, with an optimizer that does nothing."""
+        """(gradient, loss) of the script's own update_policy, whose optimizer does nothing."""
         prompts, completions, advantages = zip(*rows, strict=True)
         lengths = torch.tensor([[len(completion)] for completion in completions])
         mask = (torch.arange(lengths.max()) < lengths).float().to(common.DEVICE)
@@ -185,6 +193,14 @@ class GradientCheck(TrainerCallback):
         rollout.logprobs = self.module.over_rollout(logprobs, model.eval(), rollout, self.config)
         rollout.ref_logprobs = rollout.logprobs  # the reference is the initial model: no KL
         nothing = SimpleNamespace(step=lambda: None, zero_grad=lambda: None)
-        advantages = torch.tensor(advantages)
-        self.module.update_policy(model, nothing, rollout, advantages, self.config)
-        return torch.cat([p.grad.flatten() for p in model.parameters()])
+        losses = []
+        aggregate = self.module.aggregate_loss
+
+        def watched(*args):
+            losses.append(aggregate(*args))
+            return losses[-1]
+
+        with mock.patch.object(self.module, "aggregate_loss", watched):
+            advantages = torch.tensor(advantages)
+            self.module.update_policy(model, nothing, rollout, advantages, self.config)
+        return torch.cat([p.grad.flatten() for p in model.parameters()]), sum(losses).item()

@@ -19,7 +19,7 @@ from experiments.benchmark import MORE_TURNS
 from experiments.catalogue import ARMS, CRITICS, EXPERIMENTS, FRONTIER, SCRIPTS, ZOO
 from experiments.curves import load, mean_over, tokens_at
 from experiments.effects import DERIVED, all_measured, pass_at
-from plots import compositions, critics, failures, frontier, turns
+from plots import compositions, critics, failures, frontier, real_model, turns
 from plots.style import COLOURS, draw_difference, draw_seeds, legend, plt, save, seeds_of
 
 # The rows of the summary figure, one or two for each axis.
@@ -598,6 +598,7 @@ def main():
     turns.draw()
     frontier.draw()
     compositions.draw()
+    real_model.draw()
     draw_summary(all_measured())
     draw_speed()
 

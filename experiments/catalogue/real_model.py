@@ -14,7 +14,12 @@ HYPOTHESIS = (
     "token's gradient away, and completions that are wrong stay shorter with a constant (Dr. GRPO) "
     "than with 1/|o| (GRPO). The new text is the old one's: entropy falls, no other wording."
 )
-MODEL = "runs/smollm2-warm"  # not committed: docs/lab/real_model.md makes it
+PRETRAINED = "runs/smollm2"  # neither is committed; experiments.run makes them
+MODEL = "runs/smollm2-warm"
+WARM_START = (
+    f"--start {PRETRAINED} --searches 4 --steps 144 --tokens_per_batch 1024 "
+    "--learning_rate 6e-4 --eval_every 36 --eval_problems 32 --samples 4 --max_new_tokens 224"
+)
 FLAGS = {
     "model": MODEL,
     "steps": 40,

@@ -9,25 +9,36 @@ from runtime.run_folder import read_jsonl
 import pytest
 
 from common import HERE
-from experiments import archive, real_model, real_model_gpu, run
+from experiments import real_model, real_model_gpu, run
 from experiments.catalogue import EXPERIMENTS
 from experiments.catalogue.real_model import ARMS
 
 
-def test_without_its_model_it_is_skipped(tmp_path, monkeypatch, capsys):
-    """In one line, by itself or among others; one run of it ends in one line too."""
-    monkeypatch.setattr(run, "REAL_MODEL", tmp_path / "nowhere")
-    monkeypatch.setattr(run, "lacks_its_model", lambda name: name in ARMS)
-    monkeypatch.setattr(archive, "LOGS", tmp_path)
-    started = []
-    monkeypatch.setattr(run, "run_all", lambda todo, jobs: started.extend(todo))
-    monkeypatch.setattr(sys, "argv", ["run", "--only", "real_model", "long"])
-    assert run.main() is None
-    assert started == [("long", 1), ("long", 2)]
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "docs/lab/real_model.md" in lines[1]
-    with pytest.raises(SystemExit, match="real_grpo: skipped, no model in"):
-        run.run_one("real_grpo", 1)
+def test_the_model_is_made_first(tmp_path, monkeypatch):
+    """For arms that ask for it alone; the pretrained one first; a killed warm start goes on."""
+    calls = []
+    codes = [0, 1, 0]  # the warm start is killed once
+
+    def ran(command, cwd):
+        calls.append(command[1:])
+        folder = tmp_path / command[-1 if "--resume" not in command else -2]
+        folder.mkdir(parents=True, exist_ok=True)
+        code = codes[len(calls) - 1]
+        (folder / ("warm_start.pt" if code else "tokenizer.json")).touch()
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run.subprocess, "run", ran)
+    run.prepare_models(["grpo", "kl_0"])
+    assert calls == []
+    with pytest.raises(SystemExit, match="runs/smollm2-warm could not be made"):
+        run.prepare_models(["grpo", "real_gspo"])
+    run.prepare_models(["real_gspo"])
+    run.prepare_models(["real_grpo"])
+    assert [call[1] for call in calls] == ["tools.smollm2"] + 2 * ["base_model.warm_start"]
+    assert calls[2] == [*calls[1], "--resume"]
+    page = (HERE / "docs/lab/real_model.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    assert " ".join(calls[1]) in " ".join(page.split())
 
 
 def test_the_arms_are_one_run_but_for_their_script():
@@ -74,27 +85,29 @@ def test_an_interrupted_arm_is_stopped(tmp_path, monkeypatch):
 
 
 def test_what_is_kept_is_what_was_logged(tmp_path, monkeypatch, capsys):
-    """A warm start's rows; medians of a run's steps; one line where there is no log."""
+    """A warm start's rows, as a table with the runs'; one line where nothing was measured."""
     monkeypatch.setattr(real_model, "RESULT", tmp_path / "kept.json")
     figures = ("format", "arithmetic steps right", "verdicts right", "verdict yes right", "solved")
     figures += ("pass@4", "cut at the budget", "tokens per completion")
     row = {"step": 3, "tokens": 1234, **dict.fromkeys(figures, 0.25)}
     (tmp_path / "warm_start.jsonl").write_text(json.dumps(row))
-    steps = [{"updates": 4, "peak_memory_mb": 5000, "threads": 2, "tokens_sampled": 900}] * 3
-    steps = [
-        {**one, "seconds_sampling": s, "seconds_updating": 9}
-        for one, s in zip(steps, (1, 2, 9), strict=True)
-    ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)))
-    config = {"script": "grpo"} | dict.fromkeys(real_model.SETTINGS, 2)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    words = ["real_model", "--warm_start", str(tmp_path), "--steps", str(tmp_path), "--name", "x"]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", ["real_model", "--warm_start", str(tmp_path), "--name", "x"])
     real_model.main()
     printed = capsys.readouterr().out
     assert "| 1,234 | 25 % | 25 % | 25.0 % | 25 % | **25.0 %** | 25 % | 25 % | 0 |" in printed
-    assert "| grpo.py | 4 | 900 | 2 s | 9 s | 11 | 5.0 GB | 2 |" in printed
-    monkeypatch.setattr(sys, "argv", ["real_model", "--steps", str(tmp_path / "nothing")])
+    monkeypatch.setattr(sys, "argv", ["real_model", "--warm_start", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit):
         real_model.main()
-    assert "no step is logged" in capsys.readouterr().err
+    assert "no warm_start.jsonl" in capsys.readouterr().err
+
+
+def test_the_runs_table_is_of_the_logs(monkeypatch):
+    """Medians and shares by hand, from three made-up rows a run."""
+    steps = [
+        {"step": s, "seconds": 50 + s, "peak_memory_mb": 4e3, "tokens_total": 1000 * s}
+        for s in (1, 2, 9)
+    ]
+    rows = [{"step": s, "eval_accuracy": s / 100} for s in real_model.EVALUATED] + steps
+    monkeypatch.setattr(real_model, "load", lambda arm: {7: rows} if arm == "real_gdpo" else {})
+    *_, line = real_model.runs()
+    assert line == "| gdpo.py, seed 7 | 0 % | 10 % | 20 % | 30 % | 40 % | 9,000 | 52 s | 4.0 GB |"
