@@ -48,7 +48,7 @@ import common
 import grpo
 from countdown_task import REWARDS, CountdownTask
 from experiments import benchmark, decoding
-from experiments.catalogue import ARMS, CRITICS, SCRIPTS, ZOO
+from experiments.catalogue import ARMS, CRITICS, FRONTIER, SCRIPTS, ZOO
 from tasks import InputError, printable
 from tools import tiny_runs
 
@@ -170,7 +170,7 @@ def is_right(found):
 def part_scripts(args):
     """Two steps of every script on the base model: seconds of each, and whether weights moved."""
     found = {}
-    others = [ARMS[name].script for name in (*ZOO, *CRITICS, "gigpo")]
+    others = [ARMS[name].script for name in (*ZOO, *CRITICS, "gigpo", *FRONTIER)]
     adapted = [("grpo", rank) for rank in RANKS if rank]
     for script, rank in [*((name, 0) for name in (*SCRIPTS, *others)), *adapted]:
         module = importlib.import_module(script)
