@@ -174,7 +174,8 @@ class GradientCheck(TrainerCallback):
             print(
                 f"{Path(self.module.__file__).name}, first step, {len(rows)} completions on "
                 f"{self.trainer.accelerator.num_processes} processes: |g| = {theirs.norm():.4f}, "
-                f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}, L = {their_loss:.4f}, "
+                f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}, "
+                f"L = {round(their_loss, 4) + 0.0:.4f}, "
                 f"|L(TRL) - L(ours)| = {self.loss_difference:.1e}"
             )
 

@@ -8,8 +8,9 @@
 
 Takes the options of the script that it stands in for; its batch, group size and number of updates
 per rollout are kept. What TRL cannot express is said when it starts. --check_gradient compares the
-first step's gradient, averaged over all processes, with that of the script's own update_policy on
-the same completions, and stops. On a CPU: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu.
+first step's loss and gradient, averaged over all processes, with those of the script's own
+update_policy on the same completions, and stops. On a CPU: ACCELERATE_USE_CPU=true accelerate
+launch --multi_gpu.
 """
 
 if __package__ != "tools":
