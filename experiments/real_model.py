@@ -28,13 +28,13 @@ from experiments.curves import curve, load, mean_over, tokens_at
 from experiments.effects import clipped, number
 from tasks import InputError, printable
 
-HELD_OUT = 64  # of each kind of problems, four completions each
-PROBLEMS = {
-    "as it was taught: three numbers to 12, targets 10 to 60": {},
-    "three numbers to 20, targets 10 to 99": {"max_number": 20, "max_target": 99},
-    "three numbers to 99, targets 10 to 99": {"max_number": 99, "max_target": 99},
-    "four numbers to 99, targets 10 to 99": {"operands": 4, "max_number": 99, "max_target": 99},
+KINDS = {  # of problems: options of the task
+    "taught": {},
+    "to_20": {"max_number": 20, "max_target": 99},
+    "to_99": {"max_number": 99, "max_target": 99},
+    "four_to_99": {"operands": 4, "max_number": 99, "max_target": 99},
 }
+HELD_OUT = 128  # of each kind, one completion each
 RESULT = HERE / "experiments/real_model.json"
 EVALUATED = range(0, FLAGS["steps"] + 1, FLAGS["eval_every"])
 
@@ -75,24 +75,23 @@ def of_warm_start(folder):
     ]
 
 
-def of_problems(folder):
-    """What a model solves of held-out problems like those it learnt on and of harder ones."""
+def of_model(folder, kinds):
+    """{kind: {figure: value}} of a model on held-out problems, at temperature 1."""
     import common  # loads torch, which the figures do without
     from base_model.warm_start import quality
 
     model, tokenizer = common.load_model(folder)
     found = {}
-    for what, options in PROBLEMS.items():
-        held_out = Task(**options).held_out(HELD_OUT)
-        found[what] = quality(model, tokenizer, held_out, samples=4, max_new_tokens=224)
-        print(what, found[what], flush=True)
-    return {
-        what: {name: round(x, 4) for name, x in values.items()} for what, values in found.items()
-    }
+    for kind in kinds:
+        held_out = Task(**KINDS[kind]).held_out(HELD_OUT)
+        figures = quality(model, tokenizer, held_out, samples=1, max_new_tokens=128)
+        found[kind] = {name: round(x, 4) for name, x in figures.items()}
+        print(kind, found[kind], flush=True)
+    return found
 
 
 def tables():
-    """{what: lines of Markdown} of what is kept, as docs/lab/real_model.md shows it."""
+    """{what: lines of Markdown}: the summary is README's, the others docs/lab/real_model.md's."""
     report = json.loads(RESULT.read_text(encoding="utf-8"))
     columns = {  # header: (figure, how it is written)
         "tokens": ("tokens", "{:,}"),
@@ -111,17 +110,35 @@ def tables():
         for row in rows:
             cells = [style.format(row[figure]) for figure, style in columns.values()]
             lines[name].append(f"| {' | '.join(cells).replace('%', ' %')} |")
-    return lines | {"problems": problems(report["problems"]), "runs": runs(), "axes": axes()}
+    of_models = {"models": models(report["models"]), "summary": summary(report["models"])}
+    return lines | of_models | {"runs": runs(), "axes": axes()}
 
 
-def problems(report):
-    """A line for each kind of problems: what each model solves, and in how many of four tries."""
-    lines = [f"| problems | {' | '.join(report)} |", "|---" * (len(report) + 1) + "|"]
-    for what in PROBLEMS:
-        found = [report[name][what] for name in report]
-        cells = [f"{100 * x['solved']:.1f} % ({100 * x['pass@4']:.0f} %)" for x in found]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
+def models(report):
+    """A line for each model: what it does with problems as it was taught, and with harder ones."""
+    columns = {
+        "solved": "solved",
+        "steps right": "arithmetic steps right",
+        "tries again": "retries after a failed line",
+        "cut": "cut at the budget",
+    }
+    harder = [kind for kind in KINDS if kind != "taught"]
+    head = ["model", *columns, "length", *harder]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for name, found in report.items():
+        cells = [f"{100 * found['taught'][figure]:.0f} %" for figure in columns.values()]
+        cells.append(f"{found['taught']['tokens per completion']:.0f}")
+        cells += [f"{100 * found[k]['solved']:.0f} %" if k in found else "" for k in harder]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def summary(report):
+    """README's: one line, what the warm start and each script's first run solve."""
+    shown = {"warm start": "before"} | {f"{script}.py, seed 1": script for script in SCRIPTS}
+    head = f"| solved, of {HELD_OUT} | {' | '.join(shown.values())} |"
+    cells = [f"{100 * report[name]['taught']['solved']:.0f} %" for name in shown if name in report]
+    return [head, "|---" * (len(shown) + 1) + "|", f"| SmolLM2-135M | {' | '.join(cells)} |"]
 
 
 def runs():
@@ -158,19 +175,20 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--warm_start", default="", help="folder of a warm start")
-    parser.add_argument("--solve", default="", help="folder of a model")
+    parser.add_argument("--solve", default="", help="folder of a model that is given problems")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], help="of problems")
     parser.add_argument("--name", default="", help="what it is called; default: the folder's name")
     args = parser.parse_args()
-    report = {"warm_start": {}, "problems": {}}
+    report = {"warm_start": {}, "models": {}}
     if RESULT.exists():
         report = json.loads(RESULT.read_text(encoding="utf-8"))
+    name = args.name or Path(args.warm_start or args.solve).name
     try:
-        for kind, folder, measure in (
-            ("warm_start", args.warm_start, of_warm_start),
-            ("problems", args.solve, of_problems),
-        ):
-            if folder:
-                report[kind][args.name or Path(folder).name] = measure(folder)
+        if args.warm_start:
+            report["warm_start"][name] = of_warm_start(args.warm_start)
+        if args.solve:
+            found = of_model(args.solve, args.kinds)
+            report["models"][name] = report["models"].get(name, {}) | found
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n".replace("--model", "--solve"))
     write_text(RESULT, json.dumps(report, indent=1) + "\n")

@@ -8,10 +8,14 @@ from experiments.catalogue.real_model import FLAGS
 from experiments.curves import curve, load, tokens_at
 from experiments.effects import clipped
 from experiments.real_model import QUANTITIES
-from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save
+from plots.style import COLOURS, STYLES, draw_seeds, legend, plt, save, seeds_of
 
 COMMAND = "python -m experiments.run --only"
 COMPLETIONS = FLAGS["prompts_per_step"] * FLAGS["group_size"]
+
+
+def runs():
+    return f"{len(load('real_grpo'))} of grpo.py, 1 of each other script"
 
 
 def draw_curves():
@@ -33,8 +37,8 @@ def draw_curves():
     save(
         figure,
         "real_model",
-        f"One line a run: two seeds of grpo.py, one of each other. {FLAGS['eval_problems']} "
-        "held-out problems, so a point has a standard error of about 6.\n"
+        f"A line for each run: {runs()}. {FLAGS['eval_problems']} held-out problems: a point has "
+        "a standard error of about 6.\n"
         f"{COMMAND} real_model",
     )
 
@@ -60,9 +64,8 @@ def draw_axes():
     save(
         figure,
         "real_model_axes",
-        "Left: five seeds of the default runs, 256 completions a step. Right: two seeds of "
-        f"grpo.py and one of each other,\n{COMPLETIONS} completions a step.\n"
-        f"{COMMAND} defaults real_model",
+        f"Left: default runs, {seeds_of(*SCRIPTS)} (thin), mean (thick), 256 completions a step. "
+        f"Right: {runs()},\n{COMPLETIONS} completions a step. {COMMAND} defaults real_model",
     )
 
 
