@@ -159,7 +159,8 @@ def runs():
 
 def axes():
     """A line for each quantity and script: means over all steps, of the tiny model and of this."""
-    lines = ["| measured | script | 0.6M: grpo.py | it | 135M: grpo.py | it |", "|---" * 6 + "|"]
+    head = "| measured | script | 0.6M: grpo.py | the script | 135M: grpo.py | the script |"
+    lines = [head, "|---" * 6 + "|"]
     for quantity in QUANTITIES:
         for script in quantity.scripts[1:]:
             cells = [f"{quantity.title}, {quantity.unit}", f"{script}.py"]
