@@ -171,9 +171,10 @@ class GradientCheck(TrainerCallback):
         self.difference = ((theirs - ours).norm() / theirs.norm()).item()
         self.loss_difference = abs(their_loss - our_loss)
         if self.trainer.accelerator.is_main_process:
+            processes = self.trainer.accelerator.num_processes
             print(
                 f"{Path(self.module.__file__).name}, first step, {len(rows)} completions on "
-                f"{self.trainer.accelerator.num_processes} processes: |g| = {theirs.norm():.4f}, "
+                f"{processes} process{'' if processes == 1 else 'es'}: |g| = {theirs.norm():.4f}, "
                 f"|g(TRL) - g(ours)| / |g(TRL)| = {self.difference:.1e}, "
                 f"L = {round(their_loss, 4) + 0.0:.4f}, "
                 f"|L(TRL) - L(ours)| = {self.loss_difference:.1e}"
