@@ -33,6 +33,11 @@ def seeds_of(arm):
     return sorted(int(match[2]) for match in found if match[1] == arm)
 
 
+def compared_seeds(arm):
+    """Those of them that the catalogue names: a verdict does not move with one more run."""
+    return [seed for seed in seeds_of(arm) if seed in ARMS[arm].seeds]
+
+
 def find(name):
     """(arm, seed) of a committed run by its name, such as grpo-seed1; None if there is none."""
     found = re.fullmatch(r"(.+)-seed([0-9]+)", name)

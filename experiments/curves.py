@@ -9,8 +9,8 @@ from experiments import archive
 
 @functools.cache
 def load(arm):
-    """{seed: rows of the run}, the line about the run left out."""
-    return {seed: archive.read(arm, seed)[1:] for seed in archive.seeds_of(arm)}
+    """{seed: rows of the run} of an arm's own seeds, the line about the run left out."""
+    return {seed: archive.read(arm, seed)[1:] for seed in archive.compared_seeds(arm)}
 
 
 def curve(rows, metric):

@@ -124,8 +124,8 @@ def is_number(value):
 
 
 def committed(arm):
-    """The committed runs of an arm, by seed; InputError if there is no such arm."""
+    """The committed runs of an arm's own seeds; InputError if there is no such arm."""
     if arm not in ARMS:
         near = ", ".join(difflib.get_close_matches(arm, ARMS)) or "none is near"
         raise InputError(f"--committed {arm}: no arm of experiments/catalogue ({near})")
-    return [read(f"{arm}-seed{seed}") for seed in archive.seeds_of(arm)]
+    return [read(f"{arm}-seed{seed}") for seed in archive.compared_seeds(arm)]

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import json
 import math
 import re
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from common import HERE
 from compose import composition
 from countdown_task import problems_of
-from experiments import archive, run
+from experiments import archive, curves, run, runs
 from experiments.catalogue import (
     ARMS,
     DEFINED_IN,
@@ -174,6 +175,19 @@ def test_a_saved_run_is_read_back(tmp_path, monkeypatch):
     for name in (f"{arm}-seed3", arm, "reinforce_pp-seed2", "nothing-seed1", f"{arm}-seed²"):
         assert archive.find(name) is None
     assert [file.name for file in tmp_path.iterdir()] == ["pairs.zip"]
+
+
+def test_one_more_run_moves_no_verdict(tmp_path, monkeypatch):
+    """Its seed is none of the arm's own: a name finds it, tables and figures leave it out."""
+    rows = archive.read("long", 2)
+    monkeypatch.setattr(archive, "LOGS", tmp_path)
+    for seed in (2, 77):
+        archive.save("long", seed, map(json.dumps, rows))
+    assert archive.find("long-seed77") == ("long", 77)
+    curves.load.cache_clear()
+    assert curves.load("long") == {2: rows[1:]}
+    assert [run.name for run in runs.committed("long")] == ["long-seed2"]
+    curves.load.cache_clear()
 
 
 def test_the_log_of_a_run_that_stopped_is_kept(tmp_path, monkeypatch):
