@@ -32,7 +32,7 @@ FLAGS = {
     "checkpoint_every": 5,
 }
 ARMS = {
-    "real_grpo": Arm("grpo", FLAGS, seeds=(1,), watched=False),
+    "real_grpo": Arm("grpo", FLAGS, seeds=(1, 2), watched=False),
     "real_dr_grpo": Arm("dr_grpo", FLAGS, seeds=(1,), watched=False),
     "real_dapo": Arm("dapo", {**FLAGS, "overlong_cache": 32}, seeds=(1,), watched=False),
     "real_gspo": Arm("gspo", FLAGS, seeds=(1,), watched=False),

@@ -69,7 +69,7 @@ def test_there_are_enough_seeds():
     three = ("aged_", "ceiling_", "beyond_")
     fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
     fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2) | dict.fromkeys(planted_anew.ARMS, 1)
-    fewer |= dict.fromkeys(real_model.ARMS, 1)
+    fewer |= {**dict.fromkeys(real_model.ARMS, 1), "real_grpo": 2}
     assert all(len(arm.seeds) >= fewer.get(name, 5) for name, arm in ARMS.items())
 
 
