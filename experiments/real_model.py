@@ -134,11 +134,16 @@ def models(report):
 
 
 def summary(report):
-    """README's: one line, what the warm start and each script's first run solve."""
-    shown = {"warm start": "before"} | {f"{script}.py, seed 1": script for script in SCRIPTS}
-    head = f"| solved, of {HELD_OUT} | {' | '.join(shown.values())} |"
-    cells = [f"{100 * report[name]['taught']['solved']:.0f} %" for name in shown if name in report]
-    return [head, "|---" * (len(shown) + 1) + "|", f"| SmolLM2-135M | {' | '.join(cells)} |"]
+    """README's: one line, what the warm start and each run of a script solve."""
+    cells = {}  # the column's title: what stands below it
+    models = {"before": "warm start"} | {script: f"{script}.py" for script in SCRIPTS}
+    for title, begins in models.items():
+        solved = [report[name]["taught"]["solved"] for name in report if name.startswith(begins)]
+        seeds = f", {len(solved)} seeds" if len(solved) > 1 else ""
+        cells[title + seeds] = ", ".join(f"{100 * share:.0f}" for share in solved) + " %"
+    head = f"| solved, of {HELD_OUT} | {' | '.join(cells)} |"
+    line = f"| SmolLM2-135M | {' | '.join(cells.values())} |"
+    return [head, "|---" * (len(cells) + 1) + "|", line]
 
 
 def runs():
