@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 SEEDS = (1, 2, 3, 4, 5)
+TEN_SEEDS = tuple(range(1, 11))  # of what README and the book rest on
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """All six scripts with their own defaults."""
 
-from experiments.catalogue.arm import OFTEN, Arm
+from experiments.catalogue.arm import OFTEN, TEN_SEEDS, Arm
 
 AXIS = "all six"
 HYPOTHESIS = (
@@ -8,5 +8,5 @@ HYPOTHESIS = (
     "tokens they take, not in where they end."
 )
 SCRIPTS = ("grpo", "dr_grpo", "dapo", "gspo", "gdpo", "cispo")
-ARMS = {script: Arm(script, OFTEN) for script in SCRIPTS}
+ARMS = {script: Arm(script, OFTEN, seeds=TEN_SEEDS) for script in SCRIPTS}
 COMPARED = SCRIPTS

@@ -23,6 +23,8 @@ from experiments.catalogue import (
     DEFINED_IN,
     EXPERIMENTS,
     MODULES,
+    coin_entropy,
+    defaults,
     pairs,
     planted_anew,
     real_model,
@@ -66,11 +68,13 @@ def test_every_arm_is_defined_once_and_compared():
 
 
 def test_there_are_enough_seeds():
+    """Five; ten where README rests on an arm, and fewer where a run takes long."""
     three = ("aged_", "ceiling_", "beyond_")
-    fewer = {"long": 2} | {name: 3 for name in ARMS if name.startswith(three)}
-    fewer |= dict.fromkeys(EXPERIMENTS["pairs"].arms, 2) | dict.fromkeys(planted_anew.ARMS, 1)
-    fewer |= {**dict.fromkeys(real_model.ARMS, 1), "real_grpo": 2}
-    assert all(len(arm.seeds) >= fewer.get(name, 5) for name, arm in ARMS.items())
+    enough = {name: 3 if name.startswith(three) else 5 for name in ARMS} | {"long": 2}
+    enough |= dict.fromkeys((*defaults.ARMS, *coin_entropy.ARMS), 10)
+    enough |= {**dict.fromkeys(pairs.ARMS, 2), **dict.fromkeys(planted_anew.ARMS, 1)}
+    enough |= {**dict.fromkeys(real_model.ARMS, 1), "real_grpo": 2}
+    assert all(len(arm.seeds) >= enough[name] for name, arm in ARMS.items())
 
 
 def test_twenty_are_planted_anew():

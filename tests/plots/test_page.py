@@ -122,7 +122,7 @@ def test_curves_of_a_script_without_logs(monkeypatch):
         patch.setattr(side_by_side, "load", lambda arm: {})
         assert side_by_side.curves("gspo") is None
     found = side_by_side.curves("gspo")
-    assert len(found["accuracy"]) == 5 and found["accuracy"][0][0][0] == 0
+    assert len(found["accuracy"]) == 10 and found["accuracy"][0][0][0] == 0
     assert found["length"][0][0] == list(range(1, 31)) and len(found["known"]["lines"]) == 2
     assert side_by_side.ARM["zoo.rloo"] == "rloo" and side_by_side.ARM["gspo"] == "gspo"
 
