@@ -1,7 +1,7 @@
 """Two runs or more, metric by metric: how they differ, with intervals, and a picture.
 
     python -m tools.compare runs/exercise runs/grpo-seed1         # yours and another
-    python -m tools.compare runs/exercise --committed grpo        # and five committed seeds
+    python -m tools.compare runs/exercise --committed grpo        # and its committed seeds
     python -m tools.compare runs/exercise runs/other --steps 6-10
 
 A run is its directory, or a committed run by its name, such as grpo-seed1 (experiments/logs/).
@@ -14,7 +14,7 @@ run's last evaluation in those steps, and of the others' at the same step.
 Committed arms are those of `python -m experiments.run --list`. Of each the lowest and the highest
 seed are shown. A star says that the first run is outside of what one more seed would give: the
 95 % prediction interval of the seeds, which is wider than they are. Chance alone stars 6 of 100
-numbers: so many were starred when each seed of the committed arms was judged by the other four.
+numbers: so many were starred when each seed of the committed arms was judged by the others.
 So a star or two in a table are no evidence; look for the metric that you predicted. Against a
 run of another seed chance stars 16 of 100, because a run's steps resemble each other.
 """
