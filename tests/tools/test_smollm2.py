@@ -35,7 +35,7 @@ def test_refusals(monkeypatch, capsys, tmp_path):
     found = importlib.util.find_spec
     absent = [smollm2.PACKAGE]
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in absent else found(name)
+        importlib.util, "find_spec", lambda name: None if name in absent else found(name) or True
     )
     folder = tmp_path / "model"
     assert smollm2.INSTALL in refusal(monkeypatch, capsys, folder)
