@@ -253,6 +253,7 @@ class Probes:
         It is 1 for REINFORCE. A KL in the loss is in it, so look at runs without one.
         """
         A = advantages.expand_as(ratio)
+        token_loss = token_loss.expand_as(logprobs)  # rloo.py has one loss for a completion
         (slope,) = torch.autograd.grad(token_loss[on].sum(), logprobs, retain_graph=True)
         place = torch.bucketize(ratio, torch.tensor(RATIO_EDGES))
         for sign, side in (("up", A > 0), ("down", A < 0)):

@@ -41,6 +41,7 @@ def logged_in(folder):
     [
         ("grpo", {}, {}),
         ("gspo", {}, {}),
+        ("zoo.rloo", {}, {}),
         ("cispo", {"max_new_tokens": 65}, {"policy_loss": "dapo", "Config": "dapo"}),
     ],
 )
