@@ -34,7 +34,10 @@ def seeds_of(arm):
 
 
 def compared_seeds(arm):
-    """Those of them that the catalogue names: a verdict does not move with one more run."""
+    """The seeds of an arm's runs that are there and in the catalogue: what is compared.
+
+    A run with another seed moves no verdict, so nobody can add runs until one says what they hope.
+    """
     return [seed for seed in seeds_of(arm) if seed in ARMS[arm].seeds]
 
 

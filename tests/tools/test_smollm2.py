@@ -44,9 +44,10 @@ def test_refusals(monkeypatch, capsys, tmp_path):
     other.write_bytes(b"GGUF")
     assert "SHA-256" in refusal(monkeypatch, capsys, folder, "--gguf", other)
     monkeypatch.setattr(smollm2, "find_gguf", lambda given: other)
-    for absent[0] in ("gguf", "accelerate"):
+    for package in ("gguf", "accelerate"):
+        absent[:] = [package]
         line = refusal(monkeypatch, capsys, folder)
-        assert f"package {absent[0]} is not installed: {smollm2.INSTALL}" in line
+        assert f"package {package} is not installed: {smollm2.INSTALL}" in line
     assert not folder.exists()
     folder.mkdir()
     assert "exists; remove it" in refusal(monkeypatch, capsys, folder)
