@@ -215,7 +215,7 @@ def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     log_ref_ratio = ref_logprobs - logprobs
     kl_ref = torch.exp(log_ref_ratio) - log_ref_ratio - 1  # k3, never negative
-    token_loss = -surrogate  # <- KL: not in the loss
+    token_loss = -surrogate  # (B, 1), for every token alike  <- KL: not in the loss
     metrics = {
         "ratio": ratio,
         "clipped_low": (advantages < 0) & (ratio < 1 - config.clip_low),
