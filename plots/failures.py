@@ -168,7 +168,7 @@ def draw_old_rollouts():
     save(
         figure,
         "old_rollouts",
-        f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')} or more; 128 completions a "
+        f"Mean of {seeds_of('aged_grpo_0_mid', 'aged_grpo_1_mid')}; 128 completions a "
         "step, one update on each rollout. Age 0: grpo.py's runs in all four panels, because ratio "
         "and clip make no difference at ratio 1.\npython -m experiments.run --only lag",
     )

@@ -1,6 +1,6 @@
 """The ladder of baselines, with their own defaults."""
 
-from experiments.catalogue.arm import OFTEN, Arm
+from experiments.catalogue.arm import OFTEN, TEN_SEEDS, Arm
 
 AXIS = "zoo: the baseline V"
 HYPOTHESIS = (
@@ -9,5 +9,5 @@ HYPOTHESIS = (
     "ends where grpo.py ends, within noise."
 )
 ZOO = ("rloo", "reinforce_pp", "reinforce_pp_baseline", "gmpo", "spo", "ttrl")
-ARMS = {name: Arm(f"zoo.{name}", OFTEN) for name in ZOO}
+ARMS = {name: Arm(f"zoo.{name}", OFTEN, seeds=TEN_SEEDS) for name in ZOO}
 COMPARED = ("grpo", *ARMS)

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 
-from experiments.catalogue.arm import SEEDS, Arm
+from experiments.catalogue.arm import Arm
 
 AXIS = "none: the age of a rollout"
 HYPOTHESIS = (
@@ -22,13 +22,11 @@ AGED_SCRIPTS = {  # the loss: its arm, but for the lag and the learning rate
     "cispo": Arm("cispo", AGED),
     "reinforce": Arm("grpo", {**AGED, "kl_coef": 0.0}, {"policy_loss": "experiments.lag"}),
 }
-COMPARED_ELSEWHERE = ("grpo_4_mid", *(f"reinforce_4_{name}" for name in RATES))
 ARMS = {
     f"aged_{loss}_{lag}_{name}": replace(
         arm,
         flags={**arm.flags, "learning_rate": rate},
         lag=lag,
-        seeds=SEEDS if f"{loss}_{lag}_{name}" in COMPARED_ELSEWHERE else SEEDS[:3],
     )
     for loss, arm in AGED_SCRIPTS.items()
     for lag, (name, rate) in itertools.product((0, *LAGS), RATES.items())

@@ -3,7 +3,7 @@
 Only the first line of a search can pay, or a random reward does.
 """
 
-from experiments.catalogue.arm import Arm
+from experiments.catalogue.arm import TEN_SEEDS, Arm
 
 AXIS = "length + std"
 HYPOTHESIS = (
@@ -17,13 +17,23 @@ FIRST = {"steps": 30, "eval_every": 30, "max_new_tokens": 512, "reward_weights":
 FIRST |= {"reward_components": ["first_try"]}
 COIN = {**FIRST, "reward_components": ["coin"]}
 ARMS = {
-    "first_grpo": Arm("grpo", {**FIRST, "kl_coef": 0.0}),
-    "first_no_std": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"compute_advantages": "dr_grpo"}),
-    "first_constant": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}),
-    "first_dr_grpo": Arm("dr_grpo", FIRST),
-    "first_token_mean": Arm("grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}),
-    "coin_grpo": Arm("grpo", {**COIN, "kl_coef": 0.0}),
-    "coin_constant": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}),
-    "coin_token_mean": Arm("grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}),
+    "first_grpo": Arm("grpo", {**FIRST, "kl_coef": 0.0}, seeds=TEN_SEEDS),
+    "first_no_std": Arm(
+        "grpo", {**FIRST, "kl_coef": 0.0}, {"compute_advantages": "dr_grpo"}, seeds=TEN_SEEDS
+    ),
+    "first_constant": Arm(
+        "grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}, seeds=TEN_SEEDS
+    ),
+    "first_dr_grpo": Arm("dr_grpo", FIRST, seeds=TEN_SEEDS),
+    "first_token_mean": Arm(
+        "grpo", {**FIRST, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}, seeds=TEN_SEEDS
+    ),
+    "coin_grpo": Arm("grpo", {**COIN, "kl_coef": 0.0}, seeds=TEN_SEEDS),
+    "coin_constant": Arm(
+        "grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dr_grpo"}, seeds=TEN_SEEDS
+    ),
+    "coin_token_mean": Arm(
+        "grpo", {**COIN, "kl_coef": 0.0}, {"aggregate_loss": "dapo"}, seeds=TEN_SEEDS
+    ),
 }
 COMPARED = tuple(ARMS)

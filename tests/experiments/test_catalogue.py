@@ -25,6 +25,8 @@ from experiments.catalogue import (
     MODULES,
     coin_entropy,
     defaults,
+    ladder,
+    length_inflation,
     pairs,
     planted_anew,
     real_model,
@@ -69,9 +71,10 @@ def test_every_arm_is_defined_once_and_compared():
 
 def test_there_are_enough_seeds():
     """Five; ten where README rests on an arm, and fewer where a run takes long."""
-    three = ("aged_", "ceiling_", "beyond_")
+    three = ("ceiling_", "beyond_")
     enough = {name: 3 if name.startswith(three) else 5 for name in ARMS} | {"long": 2}
-    enough |= dict.fromkeys((*defaults.ARMS, *coin_entropy.ARMS), 10)
+    ten = (defaults, coin_entropy, length_inflation, ladder)
+    enough |= {name: 10 for experiment in ten for name in experiment.ARMS}
     enough |= {**dict.fromkeys(pairs.ARMS, 2), **dict.fromkeys(planted_anew.ARMS, 1)}
     enough |= {**dict.fromkeys(real_model.ARMS, 1), "real_grpo": 2}
     assert all(len(arm.seeds) >= enough[name] for name, arm in ARMS.items())
