@@ -91,7 +91,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
     lora.require_none(model, config)
     drawn, _ = problems.of_training(config)
     encoded = common.encode_prompts(model, tokenizer, drawn, replace(config, group_size=1))
-    rows = [{"prompt": tokenizer.decode(ids), "index": index} for index, ids in enumerate(encoded)]
+    rows = [{"prompt": ids, "index": index} for index, ids in enumerate(encoded)]
     completions = config.prompts_per_step * config.group_size
     per_update, uneven = divmod(completions, config.minibatches * processes)
     if uneven:
@@ -125,7 +125,7 @@ def make_trainer(script, config, output_dir, processes=1, **options):
         **trl_flags(script, config),
         **options,
     }
-    return trainer(
+    made = trainer(
         model=model.name_or_path,  # as common.load_model found it
         reward_funcs=functions,
         args=trainer_config(**settings),
@@ -133,6 +133,9 @@ def make_trainer(script, config, output_dir, processes=1, **options):
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    # Its own takes texts, before which a tokenizer may put a second BOS.
+    made._tokenize_prompts = lambda prompts: (prompts, None, {})  # no images, no other fields
+    return made
 
 
 class GradientCheck(TrainerCallback):

@@ -6,8 +6,9 @@
 
 Takes the options of the script that it stands in for, and --gpus. Into --output_dir go the problems
 of every step and the held-out ones in verl's format, the tokenizer, whose chat template opens
-<think> as the scripts' prompts do, and the rewards as a function. What verl cannot express is said
-above the command. Written for verl 0.9.1; tests/zoo/test_verl.py composes it with verl's own
+<think> as the scripts' prompts do, and the rewards as a function. --overwrite replaces these files,
+but no folder that holds others, such as verl's checkpoints. What verl cannot express is said above
+the command. Written for verl 0.9.1; tests/zoo/test_verl.py composes it with verl's own
 configuration. verl itself is not needed here.
 """
 
@@ -17,14 +18,15 @@ if __package__ != "tools":
 import argparse
 import importlib
 import json
+import os
 import re
 import shlex
-import shutil
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from runtime import chat, lora, options
-from runtime.run_folder import write_text
+from runtime.run_folder import one_line, write_text
 
 import common
 from experiments import problems
@@ -34,6 +36,7 @@ ACTOR = "actor_rollout_ref.actor"
 ROLLOUT = "actor_rollout_ref.rollout"
 # Its dual clip caps the loss of bad tokens at 3 A; the papers here have none.
 NO_DUAL_CLIP = {f"{ACTOR}.clip_ratio_c": 1e9}
+FILES = {"train.parquet", "test.parquet", "tokenizer", "reward.py"}  # in --output_dir
 REWARD_FUNCTION = '''"""The rewards of {script} for verl. Every machine needs the repository."""
 
 import json
@@ -249,8 +252,24 @@ def as_hydra(value):
     return str(value) if plain else json.dumps(value)
 
 
+def refuse_to_lose(folder, overwrite):
+    """InputError if the folder holds what write_files did not write, or may not be replaced."""
+    with one_line(folder):
+        found = {file.name for file in folder.iterdir()} if folder.exists() else set()
+        # Python writes its cache when verl reads reward.py.
+        others = found - FILES - {"__pycache__"} if found >= FILES else found
+        if others:
+            named = ", ".join(sorted(others)[:4])
+            raise InputError(
+                f"--output_dir {folder}: holds {named}, which --overwrite does not delete; "
+                "move that away, or choose another folder"
+            )
+        if found and not overwrite:
+            raise InputError(f"{folder} exists: add --overwrite, or another --output_dir")
+
+
 def write_files(script, config, folder, model, tokenizer):
-    """The folder's files -> tokens of the longest prompt."""
+    """The folder's files, all of them or none -> tokens of the longest prompt."""
     try:
         from datasets import Dataset, disable_progress_bars
     except ImportError as error:
@@ -262,7 +281,7 @@ def write_files(script, config, folder, model, tokenizer):
     held_out = task.held_out(config.eval_problems)
     alone = replace(config, group_size=1)
     encoded = common.encode_prompts(model, tokenizer, [*drawn, *held_out], alone)
-    folder.mkdir(parents=True)
+    tables = {}
     for name, part in {"train": drawn, "test": held_out}.items():
         rows = [
             {
@@ -277,7 +296,7 @@ def write_files(script, config, folder, model, tokenizer):
             }
             for index, problem in enumerate(part)
         ]
-        Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
+        tables[name] = Dataset.from_list(rows)
     if "enable_thinking" in tokenizer.chat_template:  # verl leaves it unsaid
         tokenizer.chat_template = "{%- set enable_thinking = true -%}" + tokenizer.chat_template
     asked = tokenizer.apply_chat_template(
@@ -288,10 +307,20 @@ def write_files(script, config, folder, model, tokenizer):
     if not asked.rstrip().endswith("<think>"):
         tokenizer.chat_template += "<think>"
     chat.end_with_the_turn(tokenizer)
-    tokenizer.save_pretrained(folder / "tokenizer")
     weights = dict(zip(config.reward_components, config.reward_weights, strict=True))
     said = {"script": script, "repository": str(common.HERE), "task": config.task}
-    write_text(folder / "reward.py", REWARD_FUNCTION.format(weights=weights, **said))
+    with one_line(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+            new, old = Path(beside, "new"), Path(beside, "old")
+            tokenizer.save_pretrained(new / "tokenizer")
+            for name, table in tables.items():
+                table.to_parquet(new / f"{name}.parquet")
+            write_text(new / "reward.py", REWARD_FUNCTION.format(weights=weights, **said))
+            refuse_to_lose(folder, config.overwrite)  # verl may have begun there meanwhile
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
     return max(map(len, encoded))
 
 
@@ -318,10 +347,8 @@ def main():
         config = options.parse_options(importlib.import_module(args.script).Config, words=rest)
         name = f"runs/verl-{args.script.rpartition('.')[2]}"
         folder = Path(config.output_dir or common.HERE / name).resolve()
-        if folder.exists():
-            if not config.overwrite:
-                raise InputError(f"{folder} exists: add --overwrite, or another --output_dir")
-            shutil.rmtree(folder)
+        options.check_config(config)
+        refuse_to_lose(folder, config.overwrite)
         model, tokenizer = common.load_model(config.model)
         lora.require_none(model, config)
         longest = write_files(args.script, config, folder, model, tokenizer)

@@ -456,6 +456,56 @@ def test_what_trl_has_no_trainer_for(script, monkeypatch, capsys):
     assert f"error: --script {script}: TRL has no such trainer; use grpo" in capsys.readouterr().err
 
 
+def train_by_trl(monkeypatch, *words):
+    """The command line, whose trainer does nothing."""
+    nothing = SimpleNamespace(train=lambda: None, save_model=lambda: None)
+    monkeypatch.setattr(train_with_trl, "make_trainer", lambda *_, **__: nothing)
+    monkeypatch.setattr("sys.argv", ["train_with_trl.py", *words])
+    train_with_trl.main()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--minibatches 3", "--minibatches 3: must divide --prompts_per_step 16"),
+        ("--minibatches 0", "--minibatches 0: must divide --prompts_per_step 16"),
+        ("--reward_weights 1", "--reward_weights: give one number for each of"),
+        ("--group_size 1", "--group_size 1: at least 2"),
+        ("--steps 0", "--steps 0: nothing is evaluated here"),
+        ("--resume", "--resume: a run with TRL begins anew"),
+    ],
+)
+def test_options_that_a_run_with_trl_refuses(words, said, monkeypatch, capsys, tmp_path):
+    """What the script itself refuses is refused in its words, and so is what TRL cannot do."""
+    with pytest.raises(SystemExit, match="2"):
+        train_by_trl(monkeypatch, "--output_dir", str(tmp_path), *words.split())
+    assert f"error: {said}" in capsys.readouterr().err
+
+
+def test_a_trained_model_is_not_overwritten(monkeypatch, capsys, tmp_path):
+    """Without --overwrite; a gradient check writes nothing, so it may name any folder."""
+    words = ["--output_dir", str(tmp_path)]
+    train_by_trl(monkeypatch, *words)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(SystemExit, match="2"):
+        train_by_trl(monkeypatch, *words)
+    said = f"error: --output_dir {tmp_path}: holds files; add --overwrite, or choose another"
+    assert said in capsys.readouterr().err
+    train_by_trl(monkeypatch, *words, "--overwrite")
+    monkeypatch.setattr(GradientCheck, "watch", lambda *_: None)
+    train_by_trl(monkeypatch, *words, "--check_gradient")
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_options_that_trl_ignores_are_named(rank, said, monkeypatch, capsys, tmp_path):
+    """Once, by the first process, and only those that were given."""
+    monkeypatch.setenv("RANK", rank)
+    words = ["--output_dir", str(tmp_path), "--report_to", "csv", "--eval_every", "5"]
+    train_by_trl(monkeypatch, *words, "--learning_rate", "1e-5")
+    line = "TRL ignores --eval_every, --report_to\n"
+    assert capsys.readouterr().out == (line if said else "")
+
+
 @pytest.mark.slow
 def test_first_step_on_two_processes():
     """As the page says it, under accelerate launch: averaged gradient and loss are ours."""

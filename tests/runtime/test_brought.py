@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import importlib
 import importlib.util
 import json
 import shutil
@@ -27,10 +28,10 @@ import common
 import grpo
 from compose.reader import scripts
 from countdown_task import CountdownTask, problems_of
-from experiments import trl_trainer
+from experiments import problems, trl_trainer
 from tasks import source
 from tests.conftest import CHAT_TEMPLATE, save_model
-from tests.runtime.test_untrusted import change, refusal, train
+from tests.runtime.test_untrusted import TEMPLATES, change, refusal, train, with_bos
 from tools import tiny_runs
 
 PROBLEMS = CountdownTask().held_out(2)
@@ -158,6 +159,25 @@ def test_trl_is_told_the_end_of_the_turn(tmp_path, qwen_folder):
     config = grpo.Config(**tiny_runs.options_of("grpo", model=str(folder)))
     trainer = trl_trainer.make_trainer("grpo", config, tmp_path / "trl")
     assert trainer.processing_class.eos_token == "<|end|>"
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("script", ["grpo", "zoo.rloo"])
+def test_trl_asks_with_our_ids(tmp_path, qwen_folder, script, template):
+    """Of a tokenizer that puts BOS before every text and EOS after it."""
+    pytest.importorskip("trl")
+    folder = save_model(tmp_path / "model", *with_bos(qwen_folder, template))
+    module = importlib.import_module(script)
+    words = tiny_runs.options_of(script, model=folder, minibatches=1, steps=1)
+    config = module.Config(**words)
+    trainer = trl_trainer.make_trainer(script, config, tmp_path / "trl", save_strategy="no")
+    seen = trl_trainer.GradientCheck(module, config)
+    seen.watch(trainer)
+    trainer.train()
+    drawn, _ = problems.of_training(config)
+    ours = common.encode_prompts(*common.load_model(folder), drawn, config)
+    assert {tuple(prompt) for prompt, *_ in seen.rows} == {tuple(ids) for ids in ours}
 
 
 # ---- Models that do other things than ours ------------------------------------------------------

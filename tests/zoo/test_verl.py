@@ -50,6 +50,13 @@ def run(monkeypatch, capsys, *words):
     return notes.split("\n"), shlex.split(command.replace("\\\n", " "))
 
 
+def refusal(monkeypatch, capsys, *words):
+    """The line with which the command line is refused."""
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, capsys, *words)
+    return capsys.readouterr().err
+
+
 @functools.cache
 def verl_of(script):
     """(our configuration, verl's for it)."""
@@ -124,17 +131,71 @@ def test_an_option_that_verl_lacks_fails():
 
 @pytest.mark.parametrize("script", verl_command.ABSENT)
 def test_scripts_that_verl_does_not_know(script, monkeypatch, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, capsys, script)
-    assert f"error: {script}: verl does not know it" in capsys.readouterr().err
+    line = refusal(monkeypatch, capsys, script)
+    assert f"error: {script}: verl does not know it" in line
 
 
-def test_nothing_is_overwritten(monkeypatch, capsys, tmp_path):
-    (tmp_path / "mine").write_text("kept")
-    with pytest.raises(SystemExit, match="2"):
-        run(monkeypatch, capsys, "grpo", "--steps", "1", "--output_dir", str(tmp_path))
-    assert "add --overwrite, or another --output_dir" in capsys.readouterr().err
-    assert (tmp_path / "mine").read_text() == "kept"
+@pytest.mark.parametrize("name", ["mine", "train.parquet"])
+@pytest.mark.parametrize("words", [[], ["--overwrite"]])
+def test_nothing_is_overwritten(name, words, monkeypatch, capsys, tmp_path):
+    """A folder that verl_command did not write keeps what it holds, whatever its name."""
+    (tmp_path / name).write_text("kept")
+    line = refusal(monkeypatch, capsys, "grpo", "--output_dir", str(tmp_path), *words)
+    assert f"--output_dir {tmp_path}: holds {name}, which --overwrite does not delete" in line
+    assert (tmp_path / name).read_text() == "kept"
+
+
+def test_overwrite_keeps_what_verl_trained(monkeypatch, capsys, tmp_path):
+    """It replaces the tool's own files, and nothing once checkpoints lie beside them."""
+    folder = tmp_path / "verl"
+    words = ["grpo", "--steps", "1", "--eval_problems", "2", "--output_dir", str(folder)]
+    run(monkeypatch, capsys, *words)
+    assert "add --overwrite, or another --output_dir" in refusal(monkeypatch, capsys, *words)
+    (folder / "__pycache__").mkdir()
+    run(monkeypatch, capsys, *words, "--overwrite", "--steps", "2")
+    assert {file.name for file in folder.iterdir()} == verl_command.FILES
+    assert len(read_parquet(folder / "train.parquet")) == 32
+    (folder / "checkpoints").mkdir()
+    line = refusal(monkeypatch, capsys, *words, "--overwrite")
+    assert "holds checkpoints, which --overwrite does not delete" in line
+    assert len(read_parquet(folder / "train.parquet")) == 32
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_checkpoints_that_come_while_the_model_loads_are_kept(monkeypatch, capsys, tmp_path):
+    """The folder is looked at again before it is replaced."""
+    words = ["grpo", "--steps", "1", "--eval_problems", "2", "--output_dir", str(tmp_path / "verl")]
+    run(monkeypatch, capsys, *words)
+    checkpoints = tmp_path / "verl/checkpoints"
+    load = common.load_model
+    monkeypatch.setattr(common, "load_model", lambda name: checkpoints.mkdir() or load(name))
+    assert "holds checkpoints" in refusal(monkeypatch, capsys, *words, "--overwrite")
+    assert checkpoints.exists()
+
+
+def test_a_refused_model_leaves_the_folder_as_it_was(monkeypatch, capsys, tmp_path, qwen_folder):
+    """A template that is refused writes no half of a folder, and deletes none."""
+    words = ["grpo", "--steps", "1", "--eval_problems", "2", "--max_new_tokens", "32"]
+    words += ["--output_dir", str(tmp_path / "runs/verl"), "--model"]
+    closing = shutil.copytree(qwen_folder, tmp_path / "closing")
+    with open(closing / "chat_template.jinja", "a") as file:
+        file.write("<think>\n\n</think>\n\n")
+    said = "its chat template closes <think> at once"
+    assert said in refusal(monkeypatch, capsys, *words, str(closing))
+    assert not (tmp_path / "runs").exists()
+    run(monkeypatch, capsys, *words, qwen_folder)
+    assert said in refusal(monkeypatch, capsys, *words, str(closing), "--overwrite")
+    assert {file.name for file in (tmp_path / "runs/verl").iterdir()} == verl_command.FILES
+
+
+@pytest.mark.parametrize(
+    "words", ["--minibatches 3", "--minibatches 0", "--reward_weights 1", "--group_size 1"]
+)
+def test_options_out_of_their_bounds(words, monkeypatch, capsys, tmp_path):
+    """What the script itself refuses is refused in its words."""
+    words = ["--output_dir", str(tmp_path / "verl"), *words.split()]
+    assert refusal(monkeypatch, capsys, "grpo", *words).startswith(f"error: {words[2]}")
+    assert not (tmp_path / "verl").exists()
 
 
 def table_of_flags():
