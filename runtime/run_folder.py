@@ -214,7 +214,11 @@ class RunFolder:
                 for name, part in tensors.items():
                     torch.save(part, new / f"{name}.pt")
                 weights = lora.saved_weights(model)
-                files = {file.name: self._read_back(file, weights) for file in new.iterdir()}
+                files = {
+                    file.relative_to(new).as_posix(): self._read_back(file, weights)
+                    for file in new.rglob("*")  # chat templates may lie in a folder of their own
+                    if file.is_file()
+                }
                 logs = {name: [n, so_far.hexdigest()] for name, (n, so_far) in self.logged.items()}
                 sealed = {**state, "files": files, "logs": logs}
                 sealed["sha256"] = digest(json.dumps(sealed).encode())

@@ -49,10 +49,20 @@ def launch(train, config_class, description):
         sys.exit(
             f"{program}: --device mps: {lacks}; PYTORCH_ENABLE_MPS_FALLBACK=1, or --device cpu"
         )
-    except OSError as error:  # the run's files have their own lines: this is the console
+    except OSError as error:  # the run's files have their own lines: the console, or a task's own
+        if console_works():
+            raise
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to it
         sys.exit(f"{program}: output stopped ({error.strerror}); add --resume to go on")
+
+
+def console_works():
+    try:
+        print(flush=True)
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -69,6 +79,17 @@ def on_signals(handler):
     finally:
         for number, handler_before in previous.items():
             signal.signal(number, handler_before)
+
+
+def refuse_own_model(model, folder):
+    """InputError if a run would write over the model that it starts from, and so its reference."""
+    if os.path.exists(model) and os.path.exists(folder):
+        place = Path(model).resolve()
+        if Path(folder).resolve() in (place, *place.parents):
+            raise InputError(
+                f"--model {model}: lies in {folder}, which this run writes over; choose another "
+                "--output_dir"
+            )
 
 
 def refuse_second_network(config):
@@ -117,6 +138,7 @@ class Run:
         self.path = self.folder.path
         settings = {"script": self.name, **dataclasses.asdict(config)}
         self.settings = {k: v for k, v in settings.items() if k not in ("resume", "overwrite")}
+        refuse_own_model(config.model, self.path)
         self.state = self.folder.inspect(self.settings, config.resume, config.overwrite)
         self.done = self.state["step"]  # the last step of the checkpoint
         self.tokens = self.state["tokens"]  # generated so far
@@ -152,7 +174,7 @@ class Run:
             for name, part in parts.items() if self.done >= 0 else ():
                 file = self.folder.latest() / f"{name}.pt"
                 with one_line(file):
-                    part.load_state_dict(torch.load(file, weights_only=True))
+                    part.load_state_dict(torch.load(file, "cpu", weights_only=True))
             self.folder.begin(self.settings, self.state, config.overwrite)
             rows = read_jsonl(self.path / "metrics.jsonl")
             self.evaluations = [row for row in rows if "eval_accuracy" in row]

@@ -16,6 +16,7 @@ from runtime.measures import repeatable
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 import common
 import dapo
@@ -373,6 +374,46 @@ def test_a_console_that_is_gone(model, finished, tmp_path):
     assert errors.startswith("grpo.py: output stopped") and errors.count("\n") == 1
     train(model, folder, resume=True)
     assert rows(folder) == rows(finished)
+
+
+def test_what_a_reward_raises_is_not_the_consoles(monkeypatch):
+    """A judge that is not there: its own error, with its traceback, and no advice to resume."""
+    monkeypatch.setattr(session, "parse_options", lambda *_: None)
+
+    def judge(_):
+        raise ConnectionRefusedError("no judge at 127.0.0.1")
+
+    with pytest.raises(ConnectionRefusedError, match="no judge"):
+        session.launch(judge, grpo.Config, "")
+
+
+def test_a_run_does_not_write_over_its_reference(finished, tmp_path):
+    """Its first model would be gone, and a resumed run would take its KL to another one."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    before = contents(folder)
+    for place in (folder, folder / "checkpoint"):
+        line = refused(str(place), folder, overwrite=True)
+        assert line.startswith(f"--model {place}: lies in {folder}") and "--output_dir" in line
+    assert contents(folder) == before
+    train(str(folder), tmp_path / "next", steps=0)
+
+
+def test_a_checkpoint_of_a_model_with_several_chat_templates(model, finished, tmp_path):
+    """transformers writes them into a folder of their own, and a resumed run reads them there."""
+    start = tmp_path / "templates"
+    shutil.copytree(model, start)
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    question = "{{ messages[0].content }}"
+    tokenizer.chat_template = {"default": question, "tool_use": f"tools {question}"}
+    tokenizer.save_pretrained(start)
+    folder = tmp_path / "run"
+    train(str(start), folder, steps=1)
+    extra = folder / "checkpoint/additional_chat_templates/tool_use.jinja"
+    assert extra.exists()
+    train(str(start), folder, resume=True)
+    extra.write_text("changed")
+    assert "tool_use.jinja is damaged" in refused(str(start), folder, resume=True)
 
 
 # ---- The harnesses ------------------------------------------------------------------------------
