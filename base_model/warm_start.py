@@ -155,7 +155,10 @@ def steps_with(a, b):
 
 
 def search_lines(problem):
-    """{first step: (its result, [(final step, its result, the whole expression)])}"""
+    """{first step: (its result, [(final step, its result, the whole expression)])}
+
+    Of three numbers up to LARGEST: check_taught refuses others.
+    """
     numbers = problem.numbers
     lines = {}
     for i, j, k in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
@@ -205,6 +208,18 @@ def trace(problem, rng, wording=IN_PHRASES):
         (STOP, PLAIN if hit else None),
         (f"\n<answer>{expression}</answer>", PLAIN),
     ]
+
+
+def check_taught(task, args):
+    """InputError if the file has a Countdown for which no true search can be written."""
+    for problem in itertools.chain(*(getattr(task, "splits", None) or ())):
+        if not isinstance(problem, Problem):
+            return
+        if len(problem.numbers) != 3 or max(problem.numbers) > LARGEST:
+            raise InputError(
+                f"--data {args.data}: {problem.key()}: a search is taught for three numbers up to "
+                f"{LARGEST}"
+            )
 
 
 @dataclass(frozen=True)
@@ -494,8 +509,9 @@ def main():
     args = parser.parse_args()
     if args.steps < 1 or args.tokens_per_batch < 512 or args.learning_rate <= 0:
         parser.error("--steps >= 1, --tokens_per_batch >= 512 and --learning_rate > 0, please")
-    if min(args.searches, args.samples, args.max_new_tokens) < 1:
-        parser.error("--searches, --samples and --max_new_tokens: at least 1, please")
+    if min(args.searches, args.eval_problems, args.samples, args.max_new_tokens) < 1:
+        names = "--searches, --eval_problems, --samples and --max_new_tokens"
+        parser.error(f"{names}: at least 1, please")
     if not 0 <= args.retry <= 1:
         parser.error(f"--retry {args.retry}: a share from 0 to 1, please")
     folder = Path(args.output_dir)
@@ -513,6 +529,7 @@ def main():
         has_solution = hasattr(task.sample(1, random.Random(0))[0], "solution")
         if args.task != COUNTDOWN and not has_solution:
             raise InputError(f"--task {args.task}: its Problem has no solution() to be taught")
+        check_taught(task, args)
         problems = task.held_out(args.eval_problems)
         model, tokenizer = common.load_model(args.start) if args.start else (None, None)
         if not args.start:

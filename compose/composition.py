@@ -7,13 +7,22 @@ diff contract (contract.py).
 
 import ast
 import importlib.util
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
 
 from compose.contract import options, violations
 from compose.edits import MOVES, edits_of
-from compose.reader import code_lines, parent, parts_named, scripts, short, source_of
+from compose.reader import (
+    code_lines,
+    parent,
+    parts_named,
+    refuse_unfinished,
+    scripts,
+    short,
+    source_of,
+)
 from compose.rules import CAUTIONS, CLASHES, INTERACTIONS, TOGETHER
 from compose.text import docstring
 from tasks import InputError
@@ -39,6 +48,7 @@ def find_script(name):
     module = name.removesuffix(".py").replace("/", ".")
     module = module if module in known() else f"zoo.{module}"
     if module not in known():
+        refuse_unfinished(name)
         names = ", ".join(script.rpartition(".")[2] for script in known())
         raise InputError(f"{name}: no such script; there are {names}")
     if module == "grpo":
@@ -216,8 +226,15 @@ def composable():
 
 def module_of(texts, folder):
     """The composition as a module; its file, named after the parts, is written to `folder`."""
-    path = folder / f"{'+'.join(texts).replace(':', '-').replace(',', '-')}.py"
-    path.write_text(compose(texts).source, encoding="utf-8")
+    name = f"{'+'.join(texts).replace(':', '-').replace(',', '-')}.py"
+    return written(folder / name, compose(texts).source)
+
+
+def written(path, source):
+    """A source as a module; the file is whole at any time, as another job may be loading it."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    own.write_text(source, encoding="utf-8")
+    os.replace(own, path)
     return load(path)
 
 

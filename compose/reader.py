@@ -1,10 +1,14 @@
 """The scripts, the seven axes, and where each script says it lies on them."""
 
 import ast
+import contextlib
+import os
 import re
 import textwrap
 from functools import cache
 from pathlib import Path
+
+from tasks import InputError
 
 HERE = Path(__file__).resolve().parents[1]  # not common's, which would load torch
 
@@ -32,15 +36,36 @@ def module_named(name):
 
 
 def source_of(script):
-    return file_of(script).read_text(encoding="utf-8")
+    """The text of a script; InputError, which says where, if it does not parse."""
+    source = file_of(script).read_text(encoding="utf-8")
+    try:
+        docstring_of(source)
+    except SyntaxError as error:
+        name = f"{script.replace('.', '/')}.py"
+        raise InputError(f"{name}, line {error.lineno}: {error.msg}") from error
+    return source
+
+
+def refuse_unfinished(name):
+    """InputError if a file of this name, beside grpo.py or in zoo/, does not parse."""
+    module = name.removesuffix(".py").replace("/", ".").removeprefix("zoo.")
+    for there in (module, f"zoo.{module}"):
+        if os.path.isfile(file_of(there)):  # unlike Path's, this one takes any text
+            source_of(there)
 
 
 def scripts():
-    """Every script that names its seven coordinates, as a module: grpo, its neighbours, zoo.*"""
+    """Every script that names its seven coordinates, as a module: grpo, its neighbours, zoo.*
+
+    A file that is unfinished, so that it does not parse, is none.
+    """
     files = [*HERE.glob("*.py"), *HERE.glob("zoo/*.py")]
     shown = [file for file in files if not file.name.startswith(".")]  # an editor's own are not
     names = [".".join(file.relative_to(HERE).with_suffix("").parts) for file in shown]
-    found = [name for name in names if coordinates(source_of(name)).keys() >= set(AXES)]
+    found = []
+    for name in names:
+        with contextlib.suppress(ValueError):  # an InputError is one, and a text that is no UTF-8
+            found += [name] if coordinates(source_of(name)).keys() >= set(AXES) else []
     return sorted(found, key=lambda name: (name != "grpo", "." in name, name))
 
 

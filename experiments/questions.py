@@ -24,6 +24,7 @@ import tasks
 from compose.reader import HERE
 from experiments.catalogue import SCRIPTS
 from experiments.catalogue.arm import SEEDS
+from experiments.run import step_of
 
 RUNS = HERE / "runs/questions"
 FOUND = HERE / "experiments/questions.json"
@@ -42,9 +43,9 @@ def accuracy(model):
 
 
 def trained(script, seed, base):
-    """The model that a script makes of the base; a run that is there is not made again."""
+    """The model that a script makes of the base; a run that is complete is not made again."""
     folder = RUNS / f"{script}-seed{seed}"
-    if not (folder / "checkpoint").exists():
+    if step_of(folder / "checkpoint") < STEPS:
         module = importlib.import_module(script)
         options = {"model": str(base), "task": TASK, "steps": STEPS, "max_new_tokens": 64}
         options |= {"overlong_cache": 16} if script == "dapo" else {}

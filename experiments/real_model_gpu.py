@@ -58,8 +58,8 @@ class Work:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.output.mkdir(parents=True, exist_ok=True)
 
-    def start(self, name, command):
-        """A process that says what it says to output/NAME.txt; it has a Ctrl-C of its own."""
+    def start(self, command):
+        """A process that writes to OUTPUT/console.txt; it has a Ctrl-C of its own."""
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         with open(self.output / "console.txt", "ab") as console:
             console.write(f"$ {' '.join(command)}\n".encode())
@@ -123,7 +123,7 @@ class Work:
             options = {"start": self.model, "output_dir": folder}
             options |= WARM_SMALL if self.small else WARM
             command = ["-m", "base_model.warm_start", *words(options), *resume]
-            self.finish([self.start("warm", command)])
+            self.finish([self.start(command)])
         return folder if (folder / "model.safetensors").exists() else None
 
     def arm(self, script, seed, warm):
@@ -135,7 +135,7 @@ class Work:
             return None
         resume = ["--resume"] if (folder / "config.json").exists() else []
         given = {"model": warm, "seed": seed, "output_dir": folder, **options}
-        return self.start(folder.name, [f"{script}.py", *words(given), *resume])
+        return self.start([f"{script}.py", *words(given), *resume])
 
     def arms(self, warm):
         todo = list(ARMS)

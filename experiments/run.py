@@ -62,9 +62,8 @@ def prepare(arm):
     elif arm.edits:
         source = edited(arm)
         RUNS.mkdir(parents=True, exist_ok=True)
-        path = RUNS / f"edited-{hashlib.sha256(source.encode()).hexdigest()[:8]}.py"
-        path.write_text(source, encoding="utf-8")
-        module = composition.load(path)
+        name = f"edited-{hashlib.sha256(source.encode()).hexdigest()[:8]}.py"
+        module = composition.written(RUNS / name, source)
     else:
         module = composition.load(file_of(arm.script))
     for name, source in arm.swap.items():
@@ -96,10 +95,12 @@ def edited(arm):
     return source
 
 
+TEACHER_STEPS = 30
 MAKES = {  # a model that is not committed: the command that makes it
     SELDOM["model"]: "-m base_model.warm_start --start base_model --retry 0.02 --steps 400 "
     f"--learning_rate 1e-3 --output_dir {SELDOM['model']}",
-    TEACHER: f"grpo.py --seed 11 --threads 1 --overwrite --output_dir {Path(TEACHER).parent}",
+    TEACHER: f"grpo.py --seed 11 --threads 1 --steps {TEACHER_STEPS} "
+    f"--output_dir {Path(TEACHER).parent}",
     PRETRAINED: f"-m tools.smollm2 {PRETRAINED}",
     REAL_MODEL: f"-m base_model.warm_start {WARM_START} --output_dir {REAL_MODEL}",
 }
@@ -114,14 +115,24 @@ def prepare_models(names):
             make(model)
 
 
+def step_of(checkpoint):
+    """The step that a run's checkpoint is of, -1 without one; not every one is of the last step."""
+    state = checkpoint / "state.json"
+    return json.loads(state.read_text(encoding="utf-8"))["step"] if state.exists() else -1
+
+
 def make(model):
-    """Makes a model unless it is here; a warm start that was killed goes on."""
-    if (HERE / model / "tokenizer.json").exists():
+    """Makes a model unless it is here; a warm start or a run that was killed goes on."""
+    folder = HERE / model
+    is_run = model == TEACHER
+    done = step_of(folder) >= TEACHER_STEPS if is_run else (folder / "tokenizer.json").exists()
+    if done:
         return
     if model == REAL_MODEL:
         make(PRETRAINED)
     command = MAKES[model]
-    command += " --resume" if (HERE / model / "warm_start.pt").exists() else ""
+    begun = folder.parent / "config.json" if is_run else folder / "warm_start.pt"
+    command += " --resume" if begun.exists() else ""
     print(f"making {model} first: python {command}", flush=True)
     if subprocess.run([sys.executable, *command.split()], cwd=HERE).returncode:
         raise SystemExit(f"{model} could not be made")

@@ -49,11 +49,15 @@ class Run:
         """What a diagnosis reads of it: its training, its evaluations, and what ended it."""
         return self.training, self.evaluations, self.fatal
 
-    def over(self, metric, first, last):
-        """The metric's values in these steps; of evaluations the last one only."""
+    def at(self, metric, first, last):
+        """{step: the metric's value} in these steps; of evaluations the last one only."""
         here = [row for row in self.rows if first <= row["step"] <= last]
-        values = [row[metric] for row in here if row.get(metric) is not None]
-        return values[-1:] if metric.startswith("eval_") else values
+        values = {row["step"]: row[metric] for row in here if row.get(metric) is not None}
+        return dict([*values.items()][-1:]) if metric.startswith("eval_") else values
+
+    def over(self, metric, first, last):
+        """The same without the steps."""
+        return list(self.at(metric, first, last).values())
 
     def last_evaluation(self, first, last):
         """The last of these steps that has an evaluation; `last` if none has."""

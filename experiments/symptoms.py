@@ -330,7 +330,12 @@ def colder_or_another_model(q, now, usual):
 
 
 def other_problems(q, now, usual):
-    """Harder ones, if most are right, the usual ones, if hardly any is; {} if that is no help."""
+    """Harder ones, if most are right, the usual ones, if hardly any is; {} if that is no help.
+
+    These options are Countdown's: another task's problems are what they are.
+    """
+    if now["task"] != "countdown_task":
+        return {}
     if q.last("accuracy") > 0.5:
         return {"max_number": 20, "max_target": 99, "data": ""}
     if q.last("accuracy") < 0.1:
@@ -343,6 +348,13 @@ def held_tighter(q, now, usual):
     if "kl_coef" not in usual:  # no reference model
         return {}
     return {"kl_coef": 10 * now["kl_coef"] if now["kl_coef"] > 0 else usual["kl_coef"]}
+
+
+def tighter_below(q, now, usual):
+    """A quarter of the lower bound, which keeps entropy; more of the KL if there is none."""
+    if now.get("clip_low"):
+        return {"clip_low": now["clip_low"] / 4}
+    return held_tighter(q, now, usual)
 
 
 SYMPTOMS = {  # by urgency: what makes the rest meaningless stands first
@@ -402,11 +414,12 @@ SYMPTOMS = {  # by urgency: what makes the rest meaningless stands first
     ),
     "entropy collapses": Symptom(
         entropy_collapse,
-        "clip width: dapo.py's clip-higher; KL: grpo.py",
-        "dapo:clip_width",
+        "KL: grpo.py, or a larger --kl_coef; clip width: a tighter --clip_low",
+        None,
         "entropy, nats",
         ("entropy",),
         lambda q: 0.6 * q.first("entropy"),
+        tighter_below,
     ),
     "token ratios are noisy": Symptom(
         noisy_ratios,

@@ -39,13 +39,6 @@ def drift(q, p, weight, first, line, budget, group_size=16, by_std=True):
     return float((1 - p) * advantage_of_wrong(p, group_size, by_std) * expected)
 
 
-def wrong_length(q, first, line, budget):
-    """Mean tokens of wrong completions."""
-    last = int((budget - first) // line)
-    k = np.arange(last + 1)
-    return float((q**k * (1 - q) ** (k < last) * (first + k * line)).sum())
-
-
 def follow(q, rates, weight, rate, **shape):
     """q before each step, from q on, where the success rate of step t is rates[t].
 

@@ -29,7 +29,8 @@ MAX_QUESTION_CHARS = 20_000
 ARITHMETIC = re.compile(
     r"([\d{}$%.,+\-*/()= ]|\\([dt]?frac|sqrt|cdot|times|div|left|right|pi|[%$,]))*"
 )
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?")
+# "-3", "1,200.5", "3/4", ".5"; "...5" and "No.5" are 5.
+NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|(?<![.\w])\.\d+)(?:\s*/\s*\d+)?")
 PROMPT = (
     "{question}\nShow your work in <think> </think> tags, then return the final number in "
     "<answer> </answer> tags, for example <answer>12</answer>."
@@ -82,7 +83,7 @@ def final_part(text):
 
 def value_of(text):
     """The last number of an answer as a Fraction, None if it has none or is too long."""
-    text = final_part(text)
+    text = final_part(text).replace("−", "-")  # as it is typeset
     numbers = NUMBER.findall(text) if len(text) <= MAX_ANSWER_CHARS else []
     with contextlib.suppress(ZeroDivisionError):
         if numbers:

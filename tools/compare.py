@@ -7,9 +7,10 @@
 A run is its directory, or a committed run by its name, such as grpo-seed1 (experiments/logs/).
 A number is the mean over the last quarter of the steps that all runs have, or over --steps. A
 difference is that to the first run, with its 95 % paired t interval over those steps: runs with
-the same seed see the same problems, step by step. It says whether these two runs differ, not
-whether two methods do: that takes seeds. Held-out accuracy is that of the first
-run's last evaluation in those steps, and of the others' at the same step.
+the same seed see the same problems, step by step. Where a step lacks a number, as `length_wrong`
+does when all are right, a run is compared with the first over the steps that both have. It says
+whether these two runs differ, not whether two methods do: that takes seeds. Held-out accuracy is
+that of the first run's last evaluation in those steps, and of the others' at the same step.
 
 Committed arms are those of `python -m experiments.run --list`. Of each the lowest and the highest
 seed are shown. A star says that the first run is outside of what one more seed would give: the
@@ -80,12 +81,9 @@ def window(runs, asked):
 
 
 def difference(values, base):
-    """(mean difference, half of its 95 % interval over steps); None without two shared steps."""
-    gap = fmean(values) - fmean(base)
-    if len(values) != len(base) or len(values) < 2:
-        return gap, None
+    """(mean difference, half of its 95 % interval over steps); None of a single step."""
     gaps = [a - b for a, b in zip(values, base, strict=True)]
-    return gap, half_width(stdev(gaps), len(gaps))
+    return fmean(gaps), half_width(stdev(gaps), len(gaps)) if len(gaps) > 1 else None
 
 
 def table(runs, bands, first, last):
@@ -97,29 +95,35 @@ def table(runs, bands, first, last):
         end = last
         if metric.startswith("eval_"):  # of another run, too, the evaluation at that step
             begin = end = runs[0].last_evaluation(first, last)
-        base = runs[0].over(metric, begin, end)
+        base = runs[0].at(metric, begin, end)
         if not base:
             continue
-        cells = [metric, number(fmean(base))]
-        for run in runs[1:]:
-            values = run.over(metric, begin, end)
-            cells.append(against(values, base) if values else "-")
+        mine = fmean(base.values())
+        cells = [metric, number(mine)]
+        cells += [against(run.at(metric, begin, end), base) for run in runs[1:]]
         for seeds in bands.values():
             means = [fmean(v) for run in seeds if (v := run.over(metric, begin, end))]
-            cells.append(range_of(means, fmean(base)) if means else "-")
+            cells.append(range_of(means, mine) if means else "-")
         lines.append(cells)
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
 
 
 def against(values, base):
-    """A run's number, and its difference to the first run's: a star if its interval excludes 0."""
-    gap, half = difference(values, base)
+    """A run's number, and its difference to the first run's: a star if its interval excludes 0.
+
+    values and base are {step: number}; what counts are the steps of both.
+    """
+    shared = [step for step in values if step in base]
+    if not shared:
+        return "-"
+    mean = number(fmean(values[step] for step in shared))
+    gap, half = difference([values[step] for step in shared], [base[step] for step in shared])
     sign = "-" if gap < 0 else "+"
     if half is None:
-        return f"{number(fmean(values))} ({sign}{number(abs(gap))})"
+        return f"{mean} ({sign}{number(abs(gap))})"
     star = "*" if abs(gap) > half else ""
-    return f"{number(fmean(values))} ({sign}{number(abs(gap))} ± {number(half)}){star}"
+    return f"{mean} ({sign}{number(abs(gap))} ± {number(half)}){star}"
 
 
 def range_of(means, mine):

@@ -24,6 +24,7 @@ import contextlib
 from pathlib import Path
 
 from compose import composition
+from compose.reader import refuse_unfinished
 from experiments.curves import curve
 from experiments.runs import read
 from experiments.symptoms import SHORTEST, SYMPTOMS, Quarters, component_names, findings, state
@@ -92,6 +93,7 @@ def main():
         figure = args.run / "diagnosis.png" if args.run.is_dir() else Path("diagnosis.png")
     try:
         run = read(args.run, SHORTEST, or_fatal=True)
+        refuse_unfinished(run.script)
         check_picture(figure)
     except InputError as error:
         parser.exit(2, f"error: {printable(error)}\n")

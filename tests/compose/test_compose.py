@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -547,6 +548,34 @@ def newcomer(tmp_path, monkeypatch):
     composition.known.cache_clear()
     yield "seventh"
     composition.known.cache_clear()
+
+
+def test_an_unfinished_script_is_in_nobodys_way(newcomer):
+    """It is passed over; asked for by name it says where it does not parse."""
+    (reader.HERE / "mine.py").write_text('"""Mine."""\n\nx = (\n', encoding="utf-8")
+    (reader.HERE / "zoo/other.py").write_bytes(b'"""\xff."""\n')
+    assert reader.scripts() == ["grpo", "dapo", "dr_grpo", "zoo.seventh"]
+    assert made("dapo", "dr_grpo")
+    for name in ("mine", "mine.py"):
+        assert refused(name) == "mine.py, line 3: '(' was never closed"
+    (reader.HERE / "mine.py").rename(reader.HERE / "zoo/mine.py")
+    for name in ("mine", "zoo/mine.py"):
+        assert refused(name) == "zoo/mine.py, line 3: '(' was never closed"
+
+
+def test_a_module_is_whole_while_it_is_written(tmp_path, monkeypatch):
+    """Another job may be importing the file: a write that is cut off leaves it as it was."""
+    file = Path(composition.module_of(("gspo",), tmp_path).__file__)
+    whole = file.read_text(encoding="utf-8")
+
+    def cut(path, text, **_):
+        path.write_bytes(text[:99].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        composition.module_of(("gspo",), tmp_path)
+    assert file.read_text(encoding="utf-8") == whole
 
 
 def test_a_new_script_states_its_own_advantage(newcomer):

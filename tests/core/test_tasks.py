@@ -165,6 +165,11 @@ def test_a_calculator_for_countdown_refuses_other_tasks(llama_folder, tmp_path):
         ("#### -3", -3),
         ("3/4", 0.75),
         ("2.5", 2.5),
+        (".5", 0.5),
+        ("-.5", -0.5),
+        ("so it is...5", 5),
+        ("No.5", 5),
+        ("\N{MINUS SIGN}1,200", -1200),
         ("7", 7),
         ("first 3, then 4", 4),
         ("none", None),
@@ -191,6 +196,17 @@ def test_an_answer_of_the_same_value_is_right(library, monkeypatch):
             assert not problem.is_correct(f"x</think>\n<answer>{answer}</answer>")
     latex = Problem("How much?", "0.75").is_correct("x</think>\n<answer>\\frac{3}{4}</answer>")
     assert latex is library  # without the library the last number is 4
+
+
+def test_a_bare_point_and_a_printed_minus():
+    """As a data set and a model may write them: .5 is 0.5, and a typeset minus is a minus."""
+
+    def is_right(result, answer):
+        return Problem("How much?", result).is_correct(f"x</think>\n<answer>{answer}</answer>")
+
+    assert is_right(".5", "0.5") and is_right("0.5", ".5") and not is_right("5", ".5")
+    minus = "\N{MINUS SIGN}5"
+    assert is_right("-5", minus) and is_right(minus, "-5") and not is_right("5", minus)
 
 
 def test_data_with_its_solutions(tmp_path):

@@ -77,9 +77,7 @@ def test_an_interrupted_arm_is_stopped(tmp_path, monkeypatch):
     )
     work = real_model_gpu.Work(arguments)
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
-    processes = [
-        work.start("a", ["-c", program]) for program in (deaf, "import time; time.sleep(60)")
-    ]
+    processes = [work.start(["-c", program]) for program in (deaf, "import time; time.sleep(60)")]
     work.finish(processes)
     assert all(process.poll() is not None for process in processes)
 

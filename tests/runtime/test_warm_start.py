@@ -149,6 +149,31 @@ def test_the_loss_is_cross_entropy_on_completions(qwen_folder):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words", "message"),
+    [
+        ((3, 5, 7, 12), [], "[3, 5, 7, 12]->5: a search is taught for three numbers up to 99"),
+        ((3, 5), [], "[3, 5]->5: a search is taught for three numbers up to 99"),
+        ((3, 5, 100), [], "[3, 5, 100]->5: a search is taught for three numbers up to 99"),
+        ((3, 5, 99), ["--eval_problems", 0], "--samples and --max_new_tokens: at least 1"),
+    ],
+)
+def test_what_cannot_be_taught_is_refused(numbers, words, message, tmp_path, monkeypatch, capsys):
+    """Before anything is trained, wherever in the file it stands."""
+    monkeypatch.setattr(warm_start, "train", lambda *_: pytest.fail("it trained"))
+    data = tmp_path / "rows.jsonl"
+    rows = [{"numbers": [1, 2, n], "target": n + 3} for n in range(1, 60)]
+    rows.append({"numbers": numbers, "target": 5})
+    data.write_text("\n".join(map(json.dumps, rows)))
+    words = ["--data", data, "--eval_problems", 2, "--output_dir", tmp_path / "new", *words]
+    with pytest.raises(SystemExit) as stopped:
+        command(monkeypatch, *words)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in said
+    if numbers != (3, 5, 99):
+        assert said.startswith(f"error: --data {data}: ") and said.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on(qwen_folder, tmp_path, monkeypatch, capsys):
     """To the weights and the log of an undisturbed one; with other settings it is refused."""

@@ -67,6 +67,21 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
     assert "kl_ref" not in rows and picture.stat().st_size > 10_000
 
 
+def test_the_steps_of_both_are_compared(tmp_path):
+    """Of two runs that are alike wherever both have a number, neither is starred."""
+    columns = {}
+    for name, missing in (("one", 7), ("two", 12)):
+        lengths = [float(step * step) for step in range(1, STEPS + 1)]
+        lengths[missing - 1] = None
+        columns[name] = runs.read(write_run(tmp_path / name, length_wrong=lengths))
+    lines = compare.table(list(columns.values()), {}, 6, 12)
+    row = next(line for line in lines if line.startswith("length_wrong"))
+    mine = compare.number((36 + 64 + 81 + 100 + 121 + 144) / 6)
+    both = compare.number((36 + 64 + 81 + 100 + 121) / 5)
+    assert row.split(maxsplit=2) == ["length_wrong", mine, f"{both} (+0 ± 0)"]
+    assert compare.against({1: 2.0}, {2: 2.0}) == "-"
+
+
 @pytest.mark.slow
 def test_committed_seeds(tmp_path, monkeypatch, capsys):
     """A run of the arm itself lies within its seeds; one that is far off gets a star."""
@@ -117,16 +132,16 @@ def test_how_many_stars_chance_gives():
             continue
         first, last = compare.window(seeds, None)
         for metric in compare.METRICS:
-            values = [found for run in seeds if (found := run.over(metric, first, last))]
+            values = [found for run in seeds if (found := run.at(metric, first, last))]
             if len(values) < 5:
                 continue
-            means = list(map(fmean, values))
+            means = [fmean(found.values()) for found in values]
             for index, mine in enumerate(means):
                 judged += 1
                 siblings = means[:index] + means[index + 1 :]
                 starred += compare.range_of(siblings, mine).endswith("*")
             for one, other in (values[:2], values[2:4]):
-                if not metric.startswith("eval_") and len(one) == len(other) > 1:
+                if not metric.startswith("eval_") and len(one.keys() & other.keys()) > 1:
                     between += compare.against(one, other).endswith("*")
                     of_pairs += 1
     assert judged > 10_000 and of_pairs > 4_000

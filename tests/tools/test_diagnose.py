@@ -11,7 +11,7 @@ from runtime import options
 import pytest
 
 import common
-from compose import reader
+from compose import composition, reader
 from experiments import runs, symptoms
 from tools import diagnose, levers
 
@@ -391,6 +391,26 @@ COMMANDS = {  # symptom: what is planted, the run's options, and the command
         {"script": "grpo", "data": "a b.jsonl"},
         "python grpo.py --max_number 20 --max_target 99 --output_dir runs/x-next",
     ),
+    "another task's problems": (
+        STATES["all right"][0],
+        {"script": "grpo", "task": "tasks.question_task"},
+        "python -m compose dapo:sampling -o mine.py && python mine.py --task tasks.question_task",
+    ),
+    "a tighter bound below": (
+        PLANTED["entropy collapses"],
+        {"script": "dapo", "clip_high": 0.4},
+        "python dapo.py --clip_high 0.4 --clip_low 0.05 --output_dir runs/x-next",
+    ),
+    "a quarter of its own bound": (
+        PLANTED["entropy collapses"],
+        {"script": "gspo"},
+        "python gspo.py --clip_low 7.5e-05 --output_dir runs/x-next",
+    ),
+    "more of the KL": (  # it has no bound below
+        PLANTED["entropy collapses"],
+        {"script": "sapo"},
+        "python -m zoo.sapo --kl_coef 0.4 --output_dir runs/x-next",
+    ),
     "refilled groups": (
         STATES["all wrong"][0],  # on the usual problems
         {"script": "gdpo"},
@@ -436,6 +456,13 @@ def test_every_script_can_be_run_again(script):
             assert given.startswith(start + module)
             words = shlex.split(given.removeprefix(start + module))
             options.parse_options(importlib.import_module(script).Config, words=words)
+
+
+def test_no_command_where_a_script_has_neither():
+    """cispo.py has no bound below and no KL: its lever is said in words."""
+    found = runs.Run("runs/x", "cispo", run(**PLANTED["entropy collapses"]), [])
+    collapse = symptoms.SYMPTOMS["entropy collapses"]
+    assert levers.command(found, collapse, symptoms.Quarters(found.training)) is None
 
 
 def test_levers_of_a_committed_composition(monkeypatch, capsys):
@@ -491,6 +518,24 @@ def test_no_run_or_a_short_one_is_one_clear_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             diagnose.main()
         assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_script_that_does_not_parse_is_one_clear_line(tmp_path, monkeypatch, capsys):
+    """Of the run's own script: which file, and where in it; one beside it is in nobody's way."""
+    write_run(tmp_path / "run", run())
+    (tmp_path / "grpo.py").write_text(reader.source_of("grpo"), encoding="utf-8")
+    (tmp_path / "mine.py").write_text('"""Unfinished."""\n\ndef loss(:\n')
+    monkeypatch.setattr(reader, "HERE", tmp_path)
+    monkeypatch.setattr(composition, "known", reader.scripts)
+    monkeypatch.setattr(diagnose, "draw", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["diagnose", str(tmp_path / "run")])
+    diagnose.main()
+    assert "is healthy" in capsys.readouterr().out
+    (tmp_path / "run/config.json").write_text('{"script": "mine"}')
+    with pytest.raises(SystemExit) as stopped:
+        diagnose.main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: mine.py, line 3: invalid syntax\n"
 
 
 def test_no_place_for_the_panels_is_one_clear_line(tmp_path, monkeypatch, capsys):
