@@ -14,7 +14,7 @@ Coordinates on the seven axes:
     length + std  mean over the tokens of the minibatch, divided by the group's std
     KL            none, and no reference model
     advantage     reward components pooled, minus the group's mean
-    sampling      dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)
+    sampling      dynamic: all-right and all-wrong groups redrawn; soft overlong punishment (Eq. 13)
     sampler       taken for the old policy
 
 The method in code:
@@ -173,12 +173,12 @@ def sample_groups(model, tokenizer, problems, config, generator):
 
 
 def sample_batch(model, tokenizer, task, config, step):
-    """One training batch: P groups with signal -> (rollout, rewards (P, G, K + 1))."""
+    """One training batch: P mixed groups -> (rollout, rewards (P, G, K + 1))."""
     rng = common.stream(config.seed, "problems", step)  # <- sampling: dynamic
     generator = common.torch_stream(config.seed, "sampling", step)
     drawn = []  # rollouts
     mixed = []  # groups with right and wrong answers: (rollout, its rows)
-    spare = []  # groups without signal: they fill the batch if the cap is reached
+    spare = []  # groups all right or all wrong: they fill the batch at the cap
     while len(mixed) < config.prompts_per_step and len(drawn) <= config.max_refills:
         problems = task.sample(config.prompts_per_step - len(mixed), rng)  # Algorithm 1: refill
         rollout = sample_groups(model, tokenizer, problems, config, generator)

@@ -90,9 +90,9 @@ CONTRACT = {
     "zoo.tis": Contract(20, CORRECTED | {"Rollout": {"sampler"}}, set()),
     "zoo.deepseek_v32": Contract(30, CORRECTED | STD | {"policy_loss": {"KL"}}, set()),
     "zoo.sapo": Contract(16, INSTEAD, set()),
-    "zoo.dppo": Contract(20, INSTEAD, set()),
+    "zoo.dppo": Contract(20, INSTEAD | {"train": {"sampler"}}, set()),
     "zoo.maxrl": Contract(12, STD | {"Config": {"length + std"}}, set()),
-    "zoo.dro": Contract(13, BOTH, set()),
+    "zoo.dro": Contract(16, BOTH | {"train": {"sampler"}}, set()),
 }
 
 

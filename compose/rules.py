@@ -272,11 +272,10 @@ PRESETS = {
     ),
     "prime_rl": Preset(
         "The default loss of prime-rl",
-        "dapo:length dr_grpo:std dppo:clip_width dro:kl",
+        "dapo:length dr_grpo:std dppo:clip_width,sampler dro:kl",
         "--clip_low 0.2 --clip_high 0.2 --kl_coef 0.002 --max_ratio 1e9",
         "github.com/PrimeIntellect-ai/prime-rl",
-        "the ratio to the sampler in any precision; rollouts up to 8 steps old; silent groups are "
-        "dropped",
+        "rollouts up to 8 steps old; silent groups are dropped",
     ),
     "kimi_k2": Preset(
         "The loss of Kimi k1.5 and K2, token by token",

@@ -74,7 +74,7 @@ AXIS_TRACKS = {  # axis -> {coordinate in a docstring: its label}; the first is 
     },
     "sampling": {
         "static groups": "static groups",
-        "dynamic: groups without signal are refilled; soft overlong punishment (Eq. 13)": (
+        "dynamic: all-right and all-wrong groups redrawn; soft overlong punishment (Eq. 13)": (
             "dynamic sampling,\noverlong penalty"
         ),
     },
@@ -159,7 +159,7 @@ FRONTIER_TRACKS = {  # the same for the methods of 2026
     "granularity": {"token ratio": "one ratio\nper token"},
     "clip width": {
         "symmetric, 0.2": "0.2 / 0.2",
-        "soft: the gradient fades as the ratio leaves 1, tau 1 above and 1.05 below": (
+        "soft: a gate whose slope fades as the ratio leaves 1, tau 1 if A > 0, else 1.05": (
             "a soft gate"
         ),
         "by probability: no gradient once pi - pi_old is beyond 0.15": "0.15 on the\nprobability",
@@ -185,6 +185,7 @@ FRONTIER_TRACKS = {  # the same for the methods of 2026
     "sampling": {"static groups": "static groups"},
     "sampler": {
         "taken for the old policy": "taken for\nthe old policy",
+        "believed: its log-probs are the old ones in any precision": ("believed in\nany precision"),
         "corrected: a token weighs pi_old / mu, 2 at most": "weighed by\npi_old / mu",
         "believed, and failures that the policy has left by 0.5 nats a token are masked": (
             "believed, stale\nfailures masked"

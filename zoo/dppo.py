@@ -5,7 +5,7 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
     A_i  = (R_i - mean(R)) / std(R)                       R_i: weighted sum of reward components
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     p_it = pi(o_it | o_i<t) - pi_old(o_it | o_i<t)        how far the probability has moved
-    w_it = sg[ min(r_it, C) ], 0 if p_it leaves -e .. e on the side that A_i pushes to       C: 5
+    w_it = sg[ min(r_it, C) ], 0 if p_it leaves -e .. e on the side that A_i pushes to      C: 20
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i 1/|o_i| sum_t [ -w_it A_i log pi(o_it | o_i<t) + beta k_it ]
 
@@ -16,16 +16,18 @@ Coordinates on the seven axes:
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
-    sampler       taken for the old policy
+    sampler       believed: its log-probs are the old ones in any precision
 
 The method in code:
     moved = torch.exp(logprobs) - torch.exp(old_logprobs)
     stopped = torch.where(advantages > 0, moved > config.clip_high, moved < -config.clip_low)
 
-vs grpo.py: PPO's clip is a bound on the ratio, so it stops rare tokens first: 0.001 to 0.0013
-    is out of its range. A bound on the probability lets these grow, and stops likely ones instead.
+vs grpo.py: 1) PPO's clip is a bound on the ratio, so it stops rare tokens first: 0.001 to 0.0013
+    is out of its range. A bound on the probability lets these grow, and stops likely ones instead;
+    2) the ratio is capped, at 20 as in verl and TRL, so that no rare token outweighs all others;
+    3) pi_old is the policy that sampled, in any precision: the paper finds that recomputing it
+    breaks training.
 The bound on the policy is the trust region's: the total variation of a token from the rest.
-pi_old is to be the policy that sampled: the paper finds that recomputing it breaks training.
 Not implemented: the KL variant, the top-K approximation, the paper's runs without std and KL.
 """
 
@@ -62,7 +64,7 @@ class Config:
     # This algorithm
     clip_low: float = option(0.15, "pi >= pi_old - this", at_least=0)  # <- clip width
     clip_high: float = option(0.15, "pi <= pi_old + this", at_least=0)
-    max_ratio: float = option(5.0, "C: the ratio counts this much at most", above=0)
+    max_ratio: float = option(20.0, "C: the ratio counts this much at most", above=0)
     kl_coef: float = option(0.04, "weight of the KL to the reference [beta]")
     reward_components: list[str] = option(["answer", "format"], "K rewards of the task")
     reward_weights: list[float] = option([1.0, 0.1], "one per reward", per="reward_components")
@@ -308,8 +310,7 @@ def train(config):
         if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
-            if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
-                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            # <- sampler: its log-probs stay the old ones, also where it rounds differently
             rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
             advantages = compute_advantages(rewards, config)
             update = update_policy(model, optimizer, rollout, advantages, config)

@@ -13,14 +13,15 @@ Coordinates on the seven axes:
     KL            half the squared log-ratio to the policy that sampled, in the loss, beta 0.05
     advantage     reward components pooled, minus the group's mean
     sampling      static groups
-    sampler       taken for the old policy
+    sampler       believed: its log-probs are the old ones in any precision
 
 The method in code:
     surrogate = advantages * logprobs
     token_loss = -surrogate + config.kl_coef * (logprobs - old_logprobs) ** 2 / 2
 
 vs grpo.py: 1) REINFORCE's surrogate: no ratio, no clip; 2) a spring to the old policy holds
-    instead, and pulls a token back the harder the further it has moved, where a clip lets go of it.
+    instead, and pulls a token back the harder the further it has moved, where a clip lets go of it;
+    3) the old policy is the one that sampled, in any precision.
 The reference model is measured against (kl_ref), and has no part in the loss.
 As in Tinker and verl. Kimi k1.5 and K2 square the sum over a completion, K2.5 each token.
 Not implemented: the value of the prompt, which DRO learns; the group's mean and std stay.
@@ -299,8 +300,7 @@ def train(config):
         if step > 0:  # step 0 only evaluates
             rollout, rewards = sample_batch(model, tokenizer, task, config, step)
             run.lap("sampling")
-            if common.uses_bf16(config):  # the sampler rounds differently: take pi_old afresh
-                rollout.logprobs = over_rollout(completion_logprobs, model, rollout, config)
+            # <- sampler: its log-probs stay the old ones, also where it rounds differently
             rollout.ref_logprobs = over_rollout(completion_logprobs, reference, rollout, config)
             advantages = compute_advantages(rewards, config)
             update = update_policy(model, optimizer, rollout, advantages, config)

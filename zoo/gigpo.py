@@ -147,7 +147,7 @@ def generate(model, tokenizer, problems, prompts, config, generator):  # <- turn
             written = tool.written[rows, t, None]  # (b, 1) what the tool has to say here, or -1
             token = torch.where(written < 0, token, written)  # <- turns
             ids[rows, t] = token[:, 0]
-            tool.listen(rows, t)  # <- turns
+            tool.listen(rows[~finished[rows]], t)  # <- turns
             logprobs[rows, t] = logp.gather(-1, token)[:, 0]
             entropy[rows, t] = -(logp.exp() * logp).sum(-1)
             finished[rows] |= common.is_end(token[:, 0], model)

@@ -20,8 +20,8 @@ The method in code:
     advantages = centred / pooled.mean(1, keepdim=True).clamp(min=1e-6)
 
 vs grpo.py: the unit is the group's success rate p, not its std. On average that climbs log p, but
-    for terms beyond (1 - p)^G, where Dr. GRPO climbs p itself. A right answer weighs 15 where one
-    of 16 is right, and 1 where eight are (grpo.py: 3.75 and 0.97); a wrong one always -1.
+    for the terms from (1 - p)^G on, where Dr. GRPO climbs p itself. A right answer weighs 15 where
+    one of 16 is right, and 1 where eight are (grpo.py: 3.75 and 0.97); a wrong one always -1.
 Paid for the answer alone: a reward that every completion earns would hide the success rate.
 Not implemented: the paper's sum over tokens, without KL: grpo.py's 1/|o| and KL stay.
 """

@@ -210,7 +210,7 @@ def compute_advantages(rewards, config):
 def policy_loss(logprobs, old_logprobs, ref_logprobs, advantages, mask, config):
     """Log-probs (B, T), advantages (B, 1) or (B, T) -> loss (B, T), what TokenMetrics logs."""
     log_ratio = ((logprobs - old_logprobs) * mask).sum(1, keepdim=True)
-    ratio = torch.exp(log_ratio)  # (B, 1)  <- granularity: a sum over the completion
+    ratio = torch.exp(log_ratio.clamp(max=20))  # (B, 1)  <- granularity: a sum; 0 * inf is NaN
     clipped = ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     surrogate = torch.min(ratio * advantages, clipped * advantages)
     log_ref_ratio = ref_logprobs - logprobs

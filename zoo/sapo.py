@@ -10,7 +10,7 @@ For each prompt sample a group of G completions o_1 .. o_G; the group is the bas
 
 Coordinates on the seven axes:
     granularity   token ratio
-    clip width    soft: the gradient fades as the ratio leaves 1, tau 1 above and 1.05 below
+    clip width    soft: a gate whose slope fades as the ratio leaves 1, tau 1 if A > 0, else 1.05
     length + std  1/|o| per completion, divided by the group's std
     KL            k3 to the frozen initial model, in the loss, beta 0.04
     advantage     reward components pooled, minus the group's mean
@@ -22,7 +22,8 @@ The method in code:
     gate = torch.sigmoid(tau * (ratio - 1)) * 4 / tau
 
 vs grpo.py: a smooth gate takes the place of the hard clip. At ratio 1 its slope is 1, as grpo.py's;
-    away from 1, on either side, every token keeps some gradient, less the further it has moved.
+    away from 1, on either side, it falls, and never to 0: every token keeps some gradient. That is
+    the slope times the ratio, at most 1.6, at ratio 2, and below 1 again from 3.5 on.
 A failing token fades faster (the larger tau), because pushing it down lifts all others.
 Not implemented: the paper states no KL; grpo.py's stays.
 """

@@ -26,8 +26,9 @@ The method in code:
 
 vs grpo.py: 1) the baseline is remembered, not sampled: no group, and no completion without signal;
     2) problems come back, from a pool of 512 that is first judged by 8 completions each (they
-    count in step 1's totals); 3) clip-higher, token mean, no KL.
-D and the weights of the draw are those of the authors' code (docs/faithfulness.md).
+    count in step 1's totals); 3) one std for the rollout; 4) clip-higher, token mean, no KL.
+Paid for the answer alone: the tracker counts right and wrong.
+D and the weights of the draw are those of the authors' code (docs/reference/deviations.md).
 Not implemented: asynchronous sampling, which a method without groups makes easy.
 """
 

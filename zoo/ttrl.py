@@ -3,7 +3,7 @@
 For each prompt sample a group of G completions o_1 .. o_G; the group is the baseline:
 
     y    = the most frequent value among the group's answers
-    A_i  = (R_i - mean(R)) / std(R)                       R_i: 1 if o_i's answer has the value y
+    A_i  = (R_i - mean(R)) / std(R)                       R_i: weighted sum; `answer`: has it y?
     r_it = pi(o_it | o_i<t) / pi_old(o_it | o_i<t)        token ratio
     k_it = pi_ref / pi - log(pi_ref / pi) - 1             k3 estimate of the KL to pi_ref
     L    = 1/G sum_i 1/|o_i| sum_t [ -min(r_it A_i, clip(r_it, 1-e, 1+e) A_i) + beta k_it ]

@@ -26,8 +26,8 @@ The method in code:
     token_loss = token_loss - weight * logprobs
 
 vs zoo/ppo.py: 1) the critic comes first: its rollouts count in step 1's totals; 2) its lambda is 1,
-    the policy's grows with length (alpha is 0.5: docs/faithfulness.md); 3) clip-higher; 4) right
-    completions are imitated too; 5) groups. Not implemented: several epochs per rollout.
+    the policy's grows with length (why alpha is 0.5: docs/reference/deviations.md); 3) clip-higher;
+    4) right completions are imitated too; 5) groups. Not implemented: several epochs per rollout.
 """
 
 from dataclasses import dataclass, replace

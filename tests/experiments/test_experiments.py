@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 from runtime import measures
@@ -17,9 +18,21 @@ import common
 import grpo
 from compose import reader
 from countdown_task import Problem
-from experiments import archive, effects, lag, large_model, probes, reach, reports, two_state
+from experiments import (
+    archive,
+    effects,
+    lag,
+    large_model,
+    probes,
+    questions,
+    reach,
+    reports,
+    run,
+    two_state,
+)
 from experiments.catalogue import ARMS, EXPERIMENTS, FRONTIER
 from experiments.catalogue.arm import Arm
+from experiments.catalogue.exercises import TEACHER
 from experiments.run import prepare
 from plots import make_figures
 
@@ -222,6 +235,71 @@ def test_entropy_on_fixed_prefixes(llama_folder, monkeypatch):
     assert values["entropy_base_uncertain"] == pytest.approx(math.log(size), rel=1e-5)
 
 
+# ---- What is made first -------------------------------------------------------------------------
+
+
+def leave(folder, step):
+    """A run's folder with a checkpoint of a step."""
+    (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").touch()
+    (folder / "checkpoint/tokenizer.json").touch()
+    (folder / "checkpoint/state.json").write_text(json.dumps({"step": step}))
+
+
+def test_a_half_trained_teacher_is_trained_on(tmp_path, monkeypatch):
+    """Scripts save every ten steps: a checkpoint that is there need not be the last one."""
+    calls = []
+
+    def ran(command, cwd):
+        leave(tmp_path / "runs/teacher", grpo.Config().steps)
+        calls.append("--resume" in command)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    monkeypatch.setattr(run.subprocess, "run", ran)
+    run.make(TEACHER)
+    run.make(TEACHER)
+    assert calls == [False]
+    leave(tmp_path / "runs/teacher", 10)
+    run.make(TEACHER)
+    assert calls == [False, True] and grpo.Config().steps == run.TEACHER_STEPS
+
+
+def test_a_half_trained_script_is_trained_on(tmp_path, monkeypatch):
+    """The same of the runs on questions."""
+    calls = []
+
+    def train(config):
+        leave(tmp_path / "grpo-seed1", config.steps)
+        calls.append(config.resume)
+
+    monkeypatch.setattr(questions, "RUNS", tmp_path)
+    monkeypatch.setattr(grpo, "train", train)
+    for expected in ([False], [False]):
+        assert questions.trained("grpo", 1, "base") == tmp_path / "grpo-seed1/checkpoint"
+        assert calls == expected
+    leave(tmp_path / "grpo-seed1", 20)
+    questions.trained("grpo", 1, "base")
+    assert calls == [False, True]
+
+
+def test_an_edited_script_is_whole_while_it_is_written(tmp_path, monkeypatch):
+    """Two jobs of one arm write the same file: a write that is cut off leaves it as it was."""
+    monkeypatch.setattr(run, "RUNS", tmp_path)
+    arm = next(arm for arm in ARMS.values() if arm.edits and not arm.swap)
+    file = Path(prepare(arm).__file__)
+    whole = file.read_text(encoding="utf-8")
+
+    def cut(path, text, **_):
+        path.write_bytes(text[:99].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(arm)
+    assert file.read_text(encoding="utf-8") == whole
+
+
 # ---- Old rollouts, the two-state model ----------------------------------------------------------
 
 
@@ -268,7 +346,6 @@ def test_the_two_state_model_by_hand():
     found = two_state.drift(0.5, 0.5, lambda tokens: 1 / tokens, **G2, by_std=False)
     # A = -1/2 if the other is right, in half of the groups; -1/4 (1 - p) (-1/20 + 1/40).
     assert found == pytest.approx(0.5 * -0.25 * (0.5 * -0.5 / 10 + 0.5 * 0.5 / 20))
-    assert two_state.wrong_length(0.5, 10, 10, 20) == pytest.approx(15)
 
 
 def test_the_mean_advantage_of_wrong_completions():
@@ -478,7 +555,7 @@ def test_a_run_that_fell_has_no_ceiling():
         rows = [{"step": step, "eval_accuracy": a} for step, a in enumerate(accuracy)]
         assert effects.fell(rows) == (name == "fell")
     table = "\n".join(reports.ceilings())
-    assert "| ceiling_cispo |" in table and table.count("fell in 3 of 3") == 1
+    assert "| ceiling_cispo |" in table and table.count("fell in 5 of 5") == 1
 
 
 def test_what_the_base_was_taught():
@@ -511,9 +588,9 @@ def test_axes_are_read_from_the_scripts():
         "zoo.tis": {"sampler"},
         "zoo.deepseek_v32": {"length + std", "KL", "sampler"},
         "zoo.sapo": {"clip width"},
-        "zoo.dppo": {"clip width"},
+        "zoo.dppo": {"clip width", "sampler"},
         "zoo.maxrl": {"length + std"},
-        "zoo.dro": {"clip width", "KL"},
+        "zoo.dro": {"clip width", "KL", "sampler"},
     }
     for name, axes in moved.items():
         source = reader.source_of(name)

@@ -1,5 +1,6 @@
 """The methods of 2026 against TRL's and verl's own code, value and gradient; numbers by hand."""
 
+import itertools
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -132,6 +133,34 @@ def test_the_weights_that_tis_trains_with(tmp_path, llama_folder, monkeypatch):
     on = coarse.weights[coarse.mask > 0]
     assert on.max() == pytest.approx(1.001) and on.min() < 0.999
     assert (coarse.weights[coarse.mask == 0] == 1).all()  # off the mask both log-probs are 0
+
+
+@pytest.mark.parametrize("module", [grpo, tis, deepseek_v32, dppo, dro], ids=lambda m: m.__name__)
+def test_whose_log_probs_are_the_old_ones(module, tmp_path, llama_folder, monkeypatch):
+    """In bf16 grpo.py and tis.py compute pi_old afresh; the others believe the sampler."""
+    believed = []
+    sample_batch = module.sample_batch
+
+    def sampled(*args):
+        rollout, rewards = sample_batch(*args)
+        rollout.logprobs = rollout.logprobs - 0.25 * rollout.mask  # a sampler that is far off
+        believed.append(rollout.logprobs)
+        return rollout, rewards
+
+    def trained(model, optimizer, rollout, advantages, config):
+        believed.append(rollout.logprobs)
+        return {"updates": 1}
+
+    monkeypatch.setattr(module, "sample_batch", sampled)
+    monkeypatch.setattr(module, "update_policy", trained)
+    options = {"steps": 1, "prompts_per_step": 4, "group_size": 4, "max_new_tokens": 12}
+    options |= {"eval_problems": 2, "model": llama_folder, "dtype": "bfloat16"}
+    module.train(module.Config(**options, output_dir=str(tmp_path)))
+    sampler, old = believed
+    if module in (grpo, tis):
+        assert (old - sampler).max() > 0.2
+    else:
+        assert torch.equal(old, sampler)
 
 
 @FAR
@@ -272,7 +301,7 @@ def weight_at(module, ratio, A, chance=0.5, **options):
         (dppo, 1.5, 1.0, 0.5, 0.0),  # 0.5 to 0.75
         (dppo, 0.5, -1.0, 0.5, 0.0),  # 0.5 to 0.25
         (dppo, 0.5, -1.0, 0.1, 0.5),
-        (dppo, 30.0, 1.0, 0.001, 5.0),
+        (dppo, 30.0, 1.0, 0.001, 20.0),
         (dro, 3.0, 1.0, 0.2, 1.0),  # without the square
     ],
 )
@@ -312,6 +341,20 @@ def test_maxrl_climbs_the_log_of_the_success_rate():
         A = maxrl.compute_advantages(right[..., None], maxrl.Config(group_size=G))
         score = right - p  # d log pi / d theta of an outcome
         assert (A * score).mean().item() == pytest.approx(1 - p, rel=0.1)  # d log p / d theta
+
+
+@pytest.mark.parametrize("G", [2, 3, 4])
+def test_of_a_small_group_it_is_the_first_terms_of_the_log(G):
+    """Over all outcomes the mean of A d log pi is sum_{k<G} (1 - p)^(k-1) dp, all terms log p."""
+    p = 0.3
+    mean = 0.0
+    for outcome in itertools.product([0.0, 1.0], repeat=G):
+        right = torch.tensor(outcome)
+        A = maxrl.compute_advantages(right.view(1, G, 1), maxrl.Config(group_size=G))
+        chance = torch.where(right > 0, p, 1 - p).prod()
+        mean += (chance * (A * (right - p)).mean()).item()
+    dp = p * (1 - p)  # d p / d theta of a sigmoid
+    assert mean == pytest.approx(dp * sum((1 - p) ** (k - 1) for k in range(1, G)), abs=1e-5)
 
 
 def test_maxrl_pays_the_answer_alone():

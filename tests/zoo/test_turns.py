@@ -231,6 +231,21 @@ def test_every_turn_has_a_token(sampled):
     assert own == [list(range(len(states))) for states in rollout.states]
 
 
+def test_the_tool_does_not_hear_what_follows_the_end(base, monkeypatch):
+    """One of 16 ends at once and is still sampled from; its call is no turn."""
+    model, tokenizer = base
+    call = tokenizer.encode("12-9=", add_special_tokens=False)
+    T = len(call) + 4  # there is room for the reply
+    row = [tokenizer.eos_token_id, *call, *call[:3]]
+    sampled = iter(torch.tensor([row, *[call[:1] * T] * 15]).T)
+    monkeypatch.setattr(gigpo, "sample_tokens", lambda logp, uniform: next(sampled)[:, None])
+    config = gigpo.Config(max_new_tokens=T)
+    prompts = common.encode_prompts(model, tokenizer, [P], config) * 16
+    stream = torch.Generator().manual_seed(0)
+    _, mask, *_, tool = gigpo.generate(model, tokenizer, [P] * 16, prompts, config, stream)
+    assert mask[0].sum() == 1 and tool.states[0] == [(3, 9, 12)] and (tool.written[0] < 0).all()
+
+
 def test_any_tokenizer_will_do(qwen_folder):
     """With another vocabulary: ids are kept as sampled, only the tool's words are encoded."""
     _, tokenizer = common.load_model(qwen_folder)

@@ -484,6 +484,16 @@ def test_rloo_ratio_by_hand():
     assert ratio_of(rloo, [0.001] * 200, 1.0, wider)[1] is False
 
 
+def test_a_product_too_large_for_a_float_is_clipped_all_the_same():
+    """A sum of 90 nats: exp is infinite in float32, and 0 times that would be NaN."""
+    batch = log_ratio_batch([0.3] * 300, 1.0)
+    logprobs = batch.logprobs.detach().float().requires_grad_()
+    old, A, mask = (part.float() for part in (batch.old, batch.advantages, batch.mask))
+    token_loss, _ = rloo.policy_loss(logprobs, old, old, A.view(-1, 1), mask, rloo.Config())
+    (gradient,) = torch.autograd.grad(token_loss.sum(), logprobs)
+    assert not gradient.any()
+
+
 @pytest.mark.parametrize(
     ("log_ratios", "advantage", "ratio", "clipped"),
     [
