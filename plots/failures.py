@@ -179,8 +179,9 @@ def draw_ceilings():
     figure, grid = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     default, rare, ends = grid
     scripts = {script: f"{script}.py" for script in SCRIPTS}
+    default_arms = [f"ceiling_{script}" for script in scripts]
     for index, (script, label) in enumerate(scripts.items()):
-        draw_seeds(default, f"ceiling_{script}", "eval_accuracy", label, index)
+        draw_seeds(default, default_arms[index], "eval_accuracy", label, index)
         draw_seeds(rare, f"beyond_{script}", "eval_accuracy", label, index)
     arms = {f"beyond_{script}": label for script, label in scripts.items()}
     arms |= {"beyond_no_kl": "grpo.py, no KL", "beyond_no_std": "grpo.py, no KL, no std"}
@@ -211,9 +212,9 @@ def draw_ceilings():
     save(
         figure,
         "ceilings",
-        f"{seeds_of(*arms)} per arm (thin, dots), mean (thick, bar). 768 new tokens. Middle and "
-        "right: numbers to 20, targets to 99.\npython -m experiments.run --only ceiling beyond "
-        "beyond_moves beyond_format",
+        f"Left {seeds_of(*default_arms)} an arm, middle and right {seeds_of(*arms)} (thin, dots), "
+        "mean (thick, bar). 768 new tokens. Middle and right: numbers to 20, targets to 99.\n"
+        "python -m experiments.run --only ceiling beyond beyond_moves beyond_format",
     )
 
 

@@ -30,7 +30,7 @@ OLD = {
 }
 GATES = {"fine_believed": "PPO's clip", "far_sapo": "SAPO's gate", "far_dro": "DRO's square"}
 STOPPED = {"fine_believed": "PPO's clip", "far_dppo": "DPPO's bound"}
-TOKENS = {"retry_point": "retry points", "rare": "rare, p < 0.1", "sure": "sure, p > 0.9"}
+TOKENS = {"retry_point": "try again or stop", "rare": "rare, p < 0.1", "sure": "sure, p > 0.9"}
 UNITS = {"rare_std": "over the std", "rare_no_std": "over nothing", "rare_mean": "over the mean"}
 SPRINGS = {
     "aged_reinforce_4_mid": "REINFORCE, 1e-3",

@@ -17,7 +17,7 @@ seed are shown. A star says that the first run is outside of what one more seed 
 95 % prediction interval of the seeds, which is wider than they are. Chance alone stars 6 of 100
 numbers: so many were starred when each seed of the committed arms was judged by the others.
 So a star or two in a table are no evidence; look for the metric that you predicted. Against a
-run of another seed chance stars 17 of 100, because a run's steps resemble each other.
+run of another seed chance stars 18 of 100, because a run's steps resemble each other.
 """
 
 if __package__ != "tools":

@@ -10,5 +10,5 @@ HYPOTHESIS = (
 )
 # Long enough for a curve to flatten.
 CEILING = {"steps": 120, "eval_every": 10, "max_new_tokens": 768}
-ARMS = {f"ceiling_{script}": Arm(script, CEILING, seeds=(1, 2, 3)) for script in SCRIPTS}
+ARMS = {f"ceiling_{script}": Arm(script, CEILING) for script in SCRIPTS}
 COMPARED = tuple(ARMS)

@@ -71,8 +71,7 @@ def test_every_arm_is_defined_once_and_compared():
 
 def test_there_are_enough_seeds():
     """Five; ten where README rests on an arm, and fewer where a run takes long."""
-    three = ("ceiling_", "beyond_")
-    enough = {name: 3 if name.startswith(three) else 5 for name in ARMS} | {"long": 2}
+    enough = {name: 3 if name.startswith("beyond_") else 5 for name in ARMS} | {"long": 2}
     ten = (defaults, coin_entropy, length_inflation, ladder)
     enough |= {name: 10 for experiment in ten for name in experiment.ARMS}
     enough |= {**dict.fromkeys(pairs.ARMS, 2), **dict.fromkeys(planted_anew.ARMS, 1)}

@@ -146,7 +146,7 @@ def test_how_many_stars_chance_gives():
                     of_pairs += 1
     assert judged > 10_000 and of_pairs > 4_000
     assert round(100 * starred / judged) == 6
-    assert round(100 * between / of_pairs) == 17
+    assert round(100 * between / of_pairs) == 18
 
 
 def test_the_spread_of_older_logs(tmp_path):
