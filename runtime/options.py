@@ -47,6 +47,13 @@ def parse_options(config_class, description=None, words=None):
     return config
 
 
+def given(config, names):
+    """Those of the named options that are not at their defaults, as words of a command line."""
+    default = type(config)()
+    moved = [name for name in names if getattr(config, name) != getattr(default, name)]
+    return ", ".join(f"--{name}" for name in moved)
+
+
 class Parser(transformers.HfArgumentParser):
     def error(self, message):
         """One line, without the page of all options above it."""

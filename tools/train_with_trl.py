@@ -56,10 +56,8 @@ def refuse(config, folder):
 def left_out(script, config):
     """What TRL cannot express of a script, and which of the given options it does not read."""
     found = [MISSING[script]] if script in MISSING else []
-    default = type(config)()
-    given = [name for name in IGNORED if getattr(config, name) != getattr(default, name)]
-    if given:
-        found.append("TRL ignores " + ", ".join(f"--{name}" for name in given))
+    if given := options.given(config, IGNORED):
+        found.append(f"TRL ignores {given}")
     return found
 
 

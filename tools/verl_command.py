@@ -37,6 +37,7 @@ ROLLOUT = "actor_rollout_ref.rollout"
 # Its dual clip caps the loss of bad tokens at 3 A; the papers here have none.
 NO_DUAL_CLIP = {f"{ACTOR}.clip_ratio_c": 1e9}
 FILES = {"train.parquet", "test.parquet", "tokenizer", "reward.py"}  # in --output_dir
+IGNORED = ("dtype", "device", "threads", "report_to", "resume")
 REWARD_FUNCTION = '''"""The rewards of {script} for verl. Every machine needs the repository."""
 
 import json
@@ -331,6 +332,8 @@ def notes(script, config):
         found.append("verl adds 1e-6 to a group's std, the script 1e-4")
     if getattr(config, "mask_truncated", False):
         found.append("verl trains on completions that are cut off: --mask_truncated is left out")
+    if given := options.given(config, IGNORED):
+        found.append(f"verl ignores {given}")
     return [f"# {note}" for note in found]
 
 

@@ -113,11 +113,13 @@ def test_command_composes(script, monkeypatch, capsys, tmp_path):
 def test_options_reach_the_command(monkeypatch, capsys, tmp_path):
     words = ["--learning_rate", "1e-6", "--clip_high", "0.4", "--steps", "1", "--max_refills", "0"]
     words += ["--mask_truncated", "--output_dir", str(tmp_path / "verl"), "--eval_problems", "2"]
+    words += ["--threads", "2"]
     notes, overrides = run(monkeypatch, capsys, "dapo", *words)
     verl = verl_oracle.configured(overrides)
     assert (verl.actor.optim.lr, verl.actor.clip_ratio_high) == (1e-6, 0.4)
     assert not verl.algorithm.filter_groups.enable
     assert any("--mask_truncated is left out" in note for note in notes)
+    assert "# verl ignores --threads" in notes
 
 
 def test_an_option_that_verl_lacks_fails():
