@@ -126,8 +126,10 @@ function drawBundle(bundle) {
 // "dapo gspo", "grpo" or "--preset grpo_zero" -> [parts, preset]
 function parsedChoice(text) {
   const words = text.split(/[ +]/).filter(Boolean);
-  const preset = words[0] === "--preset" && data.compose.presets[words[1]];
-  if (preset) return [preset.parts.split(" "), words[1]];
+  const {presets} = data.compose;
+  if (words[0] === "--preset" && Object.hasOwn(presets, words[1])) {
+    return [presets[words[1]].parts.split(" "), words[1]];
+  }
   return [words.filter(word => word !== "grpo"), ""];
 }
 
@@ -324,7 +326,8 @@ function flagsFor(library, taken) {
     Math.max(...flagsOf(script, move).map(([, sets]) => sets.length));
   const flags = new Map();
   const remarks = [];
-  const order = [...MOVES].sort((a, b) => (taken[a] === "grpo") - (taken[b] === "grpo"));
+  const moved = move => positionOf(move, taken[move]) > 0;
+  const order = [...MOVES].sort((a, b) => moved(b) - moved(a));
   for (const move of order) {
     const place = data.compose.positions[move][positionOf(move, taken[move])];
     const there = place[2].filter(script => flagsOf(script, move).length);
@@ -350,6 +353,7 @@ function flagsFor(library, taken) {
       }
     }
   }
+  if (flags.has("RLOOTrainer")) for (const flag of ["loss_type", "scale_rewards"]) flags.delete(flag);
   const lines = [...flags.values()].map(flag => element("code", "", flag));
   const published = methodsAt(taken)
     .filter(method => method.parts.join(" ") !== state.texts.join(" ") && method[library] !== "-")

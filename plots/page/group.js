@@ -126,9 +126,10 @@ function surrogateOf(taken, one, A) {
     const turns = logs.map((x, t) => (kept[t] === x ? ratio / n : 0));
     return {slopes: turns.map(turn => turn * sum(A)), ratios: logs.map(() => ratio), turns};
   }
-  const whole = taken.granularity === "zoo.rloo" ? sum(logs) : mean(logs);
+  const product = taken.granularity === "zoo.rloo";
+  const whole = product ? Math.min(sum(logs), 20) : mean(logs);
   const ratio = Math.exp(whole);
-  const turn = taken.granularity === "zoo.rloo" ? ratio : ratio / n;
+  const turn = product ? (whole < 20 ? ratio : 0) : ratio / n;
   const live = sum(A.filter(a => !stopped(a, ratio, 1 - options.clip_low, 1 + options.clip_high)));
   return {
     slopes: logs.map(() => turn * live),

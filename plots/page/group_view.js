@@ -83,11 +83,15 @@ const SLIDERS = {
 };
 const EXTRA = ["format", "rare", "stale"];
 
+// A completion with what is not shown as usual.
+function asShown(one) {
+  const hidden = EXTRA.filter(key => !state.shown.includes(key));
+  return {...one, ...Object.fromEntries(hidden.map(key => [key, USUAL[key]]))};
+}
+
 // A completion of the page as the formulas take it; its first token is the rare one, if shown.
 function tokensOf(one) {
-  const hidden = EXTRA.filter(key => !state.shown.includes(key));
-  const usual = Object.fromEntries(hidden.map(key => [key, USUAL[key]]));
-  const {answer, length, drift, format, stale} = {...one, ...usual};
+  const {answer, length, drift, format, stale} = asShown(one);
   const rare = state.shown.includes("rare");
   const old = Array.from({length}, (_, t) =>
     Math.log(rare && !t ? PROBABILITY.rare : PROBABILITY.usual),
@@ -105,7 +109,7 @@ function groupText() {
   const same = JSON.stringify(group) === JSON.stringify(state.group);
   return same
     ? state.situation
-    : state.group.map(one => KEYS.map(key => one[key]).join(",")).join(";");
+    : state.group.map(one => KEYS.map(key => asShown(one)[key]).join(",")).join(";");
 }
 
 function readGroup(text) {
@@ -122,7 +126,7 @@ function readGroup(text) {
     state.shown = EXTRA.filter(key => state.group.some(one => one[key] !== USUAL[key]));
     state.situation = "";
   } else {
-    setSituation(SITUATIONS[text] ? text : "one_right");
+    setSituation(Object.hasOwn(SITUATIONS, text) ? text : "one_right");
   }
 }
 
@@ -139,6 +143,7 @@ function drawControls() {
   choose.append(new Option("your own", ""));
   choose.addEventListener("change", () => {
     if (choose.value) setSituation(choose.value);
+    else state.situation = "";
     writeHash();
     drawSliders();
   });
@@ -150,6 +155,7 @@ function drawControls() {
       Object.assign(box, {type: "checkbox", value: key});
       box.addEventListener("change", () => {
         state.shown = EXTRA.filter(one => by("extras").querySelector(`[value=${one}]`).checked);
+        changed();
         drawSliders();
       });
       return element("label", "chip", box, element("span", "", SLIDERS[key][0]));
@@ -161,8 +167,16 @@ function resize(step) {
   const group = step > 0 ? [...state.group, {...USUAL}] : state.group.slice(0, -1);
   if (group.length < 4 || group.length > 8) return;
   state.group = group;
-  writeHash();
+  changed();
   drawSliders();
+}
+
+// The group is no longer the situation whose name it had.
+function changed() {
+  state.situation = "";
+  by("situation").value = "";
+  by("see").textContent = "";
+  writeHash();
 }
 
 function slider(one, index, key) {
@@ -178,7 +192,7 @@ function slider(one, index, key) {
     input.setAttribute("aria-valuetext", said(one[key]));
     drawBars();
   });
-  input.addEventListener("change", writeHash); // not while it is dragged: browsers count these
+  input.addEventListener("change", changed); // not while it is dragged: browsers count these
   return element("label", "slider", element("span", "", title), input, output);
 }
 
@@ -217,7 +231,8 @@ function said(value) {
 // The next round number, where a bar ends.
 function roundUp(most) {
   const power = 10 ** Math.floor(Math.log10(most || 1));
-  return [1, 1.5, 2, 3, 5, 7.5, 10].find(x => x * power >= most * 0.999) * power;
+  const end = [1, 1.5, 2, 3, 5, 7.5, 10].find(x => x * power >= most * 0.999) * power;
+  return Number(end.toPrecision(2)); // 1.5 * 0.1 is 0.15000000000000002
 }
 
 // A bar to the right of the middle, or to the left below 0.

@@ -39,9 +39,18 @@ function swap() {
   show();
 }
 
+// Mail and course systems encode what an address holds.
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 // #grpo..gspo&axes=dapo+gspo&group=long_wrong in the address opens all that; each may be left out.
 function open() {
-  const [first, ...others] = location.hash.slice(1).split("&");
+  const [first, ...others] = decoded(location.hash.slice(1)).split("&");
   const given = Object.fromEntries(
     [first, ...others].map(part => part.split(/=(.*)/s)).filter(part => part.length > 1),
   );

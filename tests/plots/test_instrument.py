@@ -233,6 +233,12 @@ def test_flags_of_a_script_are_those_of_the_docs(page):
     assert 'importance_sampling_level="sequence"' in flags and "loss_mode=gspo" in flags
     page.evaluate("chooseParts(['maxrl'], '')")
     assert "no flag for std: / group mean" in page.inner_text("#made .flags")
+    for part, estimator in (("gdpo", "gdpo"), ("dr_grpo", "grpo")):
+        page.evaluate("part => chooseParts([part], '')", part)
+        flags = page.inner_text("#made .flags")
+        assert f"adv_estimator={estimator}" in flags and "cannot be both" not in flags
+    page.evaluate("chooseParts(['rloo'], '')")
+    assert "loss_type" not in page.inner_text("#made .flags")  # RLOOConfig has none
 
 
 @pytest.mark.slow
@@ -274,6 +280,33 @@ def test_links_of_the_docs_are_states(page):
         assert said.startswith(("This is", "No method", "compose refuses: a clip of 0.2 is dead"))
 
 
+@pytest.mark.slow
+def test_an_address_may_be_encoded_or_nonsense(page):
+    """As mail and course systems write it; a word of JavaScript's own names no situation."""
+    page.evaluate("() => { location.hash = 'grpo..gspo&axes=gspo%3Agranularity'; open(); }")
+    assert page.inner_text("#verdict").startswith("compose refuses: a clip of 0.2 is dead")
+    for state in ("grpo..gspo&group=constructor", "grpo..gspo&axes=--preset+constructor"):
+        page.evaluate("state => { location.hash = state; open(); }", state)
+        assert page.locator("#completions input").count() == 8 * 3
+
+
+@pytest.mark.slow
+def test_a_group_that_changes_loses_its_name(page):
+    """Menu, sentence and address say what is there, and what it was is a choice again."""
+    page.select_option("#situation", "one_right")
+    assert "its advantage is 2.5" in page.inner_text("#see")
+    page.locator("#fewer").click()
+    assert page.input_value("#situation") == page.inner_text("#see") == ""
+    assert page.evaluate("location.hash").count(";") == 6
+    page.select_option("#situation", "one_right")
+    assert page.locator("#completions .completion").count() == 8
+    page.select_option("#situation", "stale_sampler")
+    page.locator("#extras input[value=stale]").uncheck()
+    bars = page.inner_text("#completions")
+    page.evaluate("open()")
+    assert page.inner_text("#completions") == bars
+
+
 # ---- What is seen of a group --------------------------------------------------------------------
 
 
@@ -297,6 +330,10 @@ def test_situations_show_what_they_say(page):
         [7.0] + 7 * [-1.0],
     ]
     assert pushed(page, "all_right", ["dr_grpo"])["weight of a token"] == 2 * [8 * [0.0]]
+    far = ["1,1,64,0,0,0", "1,1,64,0,0,0", "0,1,64,0,0,0", "0,1,64,0.5,0,0"]  # ratio e^32
+    page.evaluate("text => readGroup(text)", ";".join(far))
+    weights = page.evaluate("() => pushes(takenOf(['rloo']))[1][1][1]")
+    assert weights[3] == 0 > weights[2]
     hub, constant = pushed(page, "long_wrong", ["dr_grpo"])["weight of a token"]
     assert hub[7] / hub[6] == pytest.approx(64 / 240, abs=0.01) and constant[7] == constant[6]
     advantages = pushed(page, "long_wrong", ["dapo"])["advantage"][1]
