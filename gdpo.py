@@ -22,9 +22,8 @@ The method in code:
     advantages = centred / (rewards.std(1, keepdim=True) + 1e-4)
     pooled = (advantages * torch.tensor(config.reward_weights)).sum(-1)
 
-vs grpo.py: 1) normalises before it pools: different reward combinations keep different advantages
-    where GRPO's collapse; 2) the last step rescales A by the rollout's std, with one component too.
-Not implemented: conditioned rewards (Eq. 8), the paper's runs without KL: grpo.py's stays.
+vs grpo.py: 1) normalises before it pools, so that reward combinations keep their advantages apart;
+    2) rescales A by the rollout's std. Not implemented: conditioned rewards (Eq. 8), no KL.
 """
 
 from dataclasses import dataclass, replace
@@ -287,7 +286,8 @@ def evaluate(model, tokenizer, problems, config):
     """Rollouts of one completion per problem, from a random stream that training never touches."""
     one_each = replace(config, group_size=1)
     generator = common.torch_stream(config.seed, "evaluation")
-    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    rows = config.prompts_per_step * config.group_size  # as in training: it needs no more memory
+    parts = [problems[first : first + rows] for first in range(0, len(problems), rows)]
     return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
 
 

@@ -21,9 +21,8 @@ The method in code:
     ratio = torch.exp(log_ratio)
 
 vs grpo.py: 1) one ratio per completion, so all its tokens are clipped or none is; 2) its range.
-The range is some 600 times tighter than grpo.py's, because a geometric mean over |o| tokens
-    hardly moves. With the defaults it clips 38 % of the tokens over the first ten steps, grpo.py's
-    0.02 % (five seeds); it bites and the policy learns, so the published range stays.
+The range is some 600 times tighter than grpo.py's, because a geometric mean hardly moves. In the
+    first ten steps it clips 38 % of the tokens, grpo.py's 0.02 % (ten seeds); the policy learns.
 Not implemented: GSPO-token (Eq. 13-14); with one advantage per completion its loss and gradient
     equal these (tests/core/test_family.py). The paper states no KL; grpo.py's stays.
 """
@@ -287,7 +286,8 @@ def evaluate(model, tokenizer, problems, config):
     """Rollouts of one completion per problem, from a random stream that training never touches."""
     one_each = replace(config, group_size=1)
     generator = common.torch_stream(config.seed, "evaluation")
-    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    rows = config.prompts_per_step * config.group_size  # as in training: it needs no more memory
+    parts = [problems[first : first + rows] for first in range(0, len(problems), rows)]
     return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
 
 

@@ -60,7 +60,7 @@ def ask(tokenizer, text):
         except Exception as error:  # it is somebody else's program
             failure = failure or error
             continue
-        if text in asked:
+        if text.strip() in asked:  # some templates trim
             return asked
         failure = failure or ValueError("it leaves the problem out")
     raise failure
@@ -79,8 +79,10 @@ def set_end_ids(model, tokenizer, written):
     found = [i for i in of_config if i in special_ids(tokenizer)]
     found += [tokenizer.eos_token_id, turn_end(tokenizer)]
     generation = model.generation_config or transformers.GenerationConfig()
-    if not generation._from_model_config:  # else it repeats config.json
-        found += as_list(generation.eos_token_id)
+    of_generation = as_list(generation.eos_token_id)
+    if generation._from_model_config:  # it repeats config.json
+        of_generation = [i for i in of_generation if i in special_ids(tokenizer)]
+    found += of_generation
     vocabulary = model.get_input_embeddings().num_embeddings
     ends = sorted({i for i in found if type(i) is int and 0 <= i < vocabulary})
     if not ends:

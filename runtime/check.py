@@ -39,6 +39,7 @@ def check_model(model, longest):
             sampled = decoded_logprobs(model, cache, prompts, completions)
             learnt = learnt_logprobs(model, prompts, completions)
         require_window(longest, min(cache.window, window_of(model)))
+        require_one_rope(model, longest)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except InputError as error:
@@ -80,5 +81,25 @@ def window_of(model):
     """Tokens that a model's attention looks back, by its configuration; inf: all."""
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None) or ()
+    if not kinds and getattr(config, "use_sliding_window", True):  # then it is all layers'
+        kinds = ("sliding_attention",)
     sizes = [getattr(config, option, None) for kind, option in WINDOWS.items() if kind in kinds]
     return min(filter(None, sizes), default=math.inf)
+
+
+def require_one_rope(model, longest):
+    """InputError if a row of `longest` tokens has its positions encoded unlike a shorter one.
+
+    Some models change all angles once a row is long: the cache has keys of before, and the longest
+    row of a micro-batch decides for all.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in (rope, *(kind for kind in rope.values() if isinstance(kind, dict))):
+        limit = one.get("original_max_position_embeddings") or config.max_position_embeddings
+        if one.get("rope_type") in ("longrope", "dynamic") and longest > limit:
+            raise InputError(
+                f"beyond {limit} tokens it encodes all positions anew (rope_type "
+                f"{one['rope_type']}), and a prompt with a whole completion has {longest}; lower "
+                "--max_new_tokens"
+            )

@@ -21,6 +21,7 @@ from tasks import InputError
 
 ALPHA = 32  # whatever the rank, as in `LoRA Without Regret` (Schulman et al., 2025)
 FILE = "adapter_model.safetensors"
+KEEP_THE_BASE = (True, False, "gaussian", "orthogonal")  # init_lora_weights; pissa subtracts
 BASES = weakref.WeakKeyDictionary()  # a model with adapters: (where its base is from, the base)
 
 
@@ -78,8 +79,16 @@ def add_adapters(base, source, rank, seed=0, folder=None):
     model = with_the_same_weights(base)
     if folder:
         settings = peft.PeftConfig.from_pretrained(folder)
-        if settings.peft_type != peft.PeftType.LORA or settings.modules_to_save:
+        if settings.peft_type != peft.PeftType.LORA:
             raise InputError(f"an adapter of kind {settings.peft_type.value}; plain LoRA is read")
+        if settings.modules_to_save:
+            whole = ", ".join(settings.modules_to_save)
+            raise InputError(f"its adapter trains {whole} whole (modules_to_save); not read here")
+        if settings.init_lora_weights not in KEEP_THE_BASE:
+            raise InputError(
+                f"its init_lora_weights, {settings.init_lora_weights}, may change the base; make "
+                "it plain LoRA first (peft: path_initial_model_for_weight_conversion)"
+            )
         if rank not in (0, settings.r):
             raise InputError(f"its rank is {settings.r}, not --lora_rank {rank}; leave that out")
     else:

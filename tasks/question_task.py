@@ -11,6 +11,7 @@ judged by math-verify if that is installed (`pip install math-verify`).
 import contextlib
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,8 +30,10 @@ MAX_QUESTION_CHARS = 20_000
 ARITHMETIC = re.compile(
     r"([\d{}$%.,+\-*/()= ]|\\([dt]?frac|sqrt|cdot|times|div|left|right|pi|[%$,]))*"
 )
-# "-3", "1,200.5", "3/4", ".5"; "...5" and "No.5" are 5.
-NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|(?<![.\w])\.\d+)(?:\s*/\s*\d+)?")
+# "-3", "1,200.5", "1.5e3", "3/4", ".5"; "...5" and "No.5" are 5.
+NUMBER = re.compile(
+    r"-?(?:\d[\d,]*(?:\.\d+)?|(?<![.\w])\.\d+)(?:[eE][+-]?\d{1,3}(?!\d))?(?:\s*/\s*\d+)?"
+)
 PROMPT = (
     "{question}\nShow your work in <think> </think> tags, then return the final number in "
     "<answer> </answer> tags, for example <answer>12</answer>."
@@ -121,7 +124,7 @@ def problem_of(row):
     """The problem in a row, a dict; ValueError, KeyError or TypeError if there is none."""
     question, answer = row["question"], row["answer"]
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
+        answer = format(Decimal(repr(answer)), "f")  # not 1e-05
     if not (isinstance(question, str) and isinstance(answer, str)):
         raise TypeError(f"question and answer: {type(question).__name__}, {type(answer).__name__}")
     if not question.strip() or len(question) > MAX_QUESTION_CHARS:

@@ -117,10 +117,11 @@ class Source:
     def longest_prompts(self, count=64):
         """The `count` problems of a file with the longest prompts, [] without a file.
 
-        A run asks for room for them before its first step, not when it comes to them.
+        Of bytes, as a tokenizer may need a token for each. A run asks for room for them before its
+        first step.
         """
         problems = [problem for split in self.splits or () for problem in split]
-        return heapq.nlargest(count, problems, key=lambda problem: len(problem.prompt()))
+        return heapq.nlargest(count, problems, key=lambda problem: len(problem.prompt().encode()))
 
 
 # ---- Files --------------------------------------------------------------------------------------
@@ -162,7 +163,9 @@ def _read_problems(path, columns, problem_of, of_texts, *_):
         for number, raw in enumerate(rows, 1):  # noqa: B007, the errors below name it
             row = parse(raw)
             if row is not None:
-                problems.append(problem_of(row))
+                problem = problem_of(row)
+                (problem.key() + problem.prompt()).encode()  # half an emoji is no text
+                problems.append(problem)
     except ModuleNotFoundError as error:
         raise InputError(f"--data {path}: pip install pyarrow, or convert it to JSONL") from error
     except (KeyError, TypeError, AttributeError) as error:

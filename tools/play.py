@@ -77,7 +77,7 @@ def main():
     args = parser.parse_args()
     if not 2 <= len(args.numbers) <= 6 or min([*args.numbers, args.target]) < 1:
         parser.error("give 2 to 6 numbers, and make them and --target positive")
-    if args.samples < 1 or args.max_new_tokens < 1 or args.temperature <= 0:
+    if args.samples < 1 or args.max_new_tokens < 1 or not 1e-30 <= args.temperature <= 1e30:
         parser.error("--samples, --max_new_tokens and --temperature must be positive")
     if args.turns and args.samples < 2:
         parser.error("--turns compares trajectories: give --samples 2 or more")

@@ -285,7 +285,8 @@ def evaluate(model, tokenizer, problems, config):
     """Rollouts of one completion per problem, from a random stream that training never touches."""
     one_each = replace(config, group_size=1)
     generator = common.torch_stream(config.seed, "evaluation")
-    parts = [problems[first : first + 256] for first in range(0, len(problems), 256)]
+    rows = config.prompts_per_step * config.group_size  # as in training: it needs no more memory
+    parts = [problems[first : first + rows] for first in range(0, len(problems), rows)]
     return [sample_groups(model, tokenizer, part, one_each, generator) for part in parts]
 
 

@@ -170,6 +170,26 @@ def test_mask_ends_with_eos(llama_folder):
     assert rollout.completions_sampled == len(rollout.mask)
 
 
+def test_evaluation_takes_no_more_rows_at_once_than_training(llama_folder, monkeypatch):
+    """So it needs no more memory, and in parts of any size it draws the same."""
+    model, tokenizer = common.load_model(llama_folder)
+    problems = [Problem((n, 5, 7), 9) for n in range(1, 11)]
+    counts = []
+    generate = grpo.generate
+
+    def counted(model, prompts, config, generator):
+        counts.append(len(prompts))
+        return generate(model, prompts, config, generator)
+
+    monkeypatch.setattr(grpo, "generate", counted)
+    config = grpo.Config(prompts_per_step=2, group_size=2, max_new_tokens=12)
+    parts = grpo.evaluate(model, tokenizer, problems, config)
+    whole = grpo.evaluate(model, tokenizer, problems, replace(config, prompts_per_step=8))
+    assert counts == [4, 4, 2, 10]
+    texts = [text for part in parts for text in part.completions]
+    assert texts == [text for part in whole for text in part.completions]
+
+
 def test_equal_prompts_are_read_once(llama_folder, monkeypatch):
     """A group shares its prefill, and so would two groups with the same problem."""
     model, tokenizer = common.load_model(llama_folder)

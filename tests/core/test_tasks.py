@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import random
+from fractions import Fraction
 
 import pytest
 
@@ -169,6 +170,9 @@ def test_a_calculator_for_countdown_refuses_other_tasks(llama_folder, tmp_path):
         ("-.5", -0.5),
         ("so it is...5", 5),
         ("No.5", 5),
+        ("1.5e3", 1500),
+        ("25E-2", 0.25),
+        ("1e1000", 1000),  # no number of a thousand digits
         ("\N{MINUS SIGN}1,200", -1200),
         ("7", 7),
         ("first 3, then 4", 4),
@@ -224,6 +228,22 @@ def test_data_with_its_solutions(tmp_path):
     assert len(question_task.Task(str(tmp_path / "rows.csv")).splits[0]) == 2
 
 
+@pytest.mark.parametrize("number", [0.00001, 2.5e-5, 1e16, 3.5, 12])
+def test_a_number_in_data_is_its_own_value(number):
+    """Python writes 1e-05, whose last number by itself is -5."""
+    problem = question_task.problem_of({"question": "How much?", "answer": number})
+    assert question_task.value_of(problem.result) == Fraction(repr(number))
+
+
+def test_the_longest_prompt_is_that_of_most_bytes(tmp_path):
+    """A tokenizer may need three tokens for one sign, and one for a word."""
+    rows = [("a" * 200, "1"), ("\N{CJK UNIFIED IDEOGRAPH-4E00}" * 100, "2")] * 3
+    lines = [json.dumps({"question": q, "answer": a}) for q, a in rows]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    task = question_task.Task(str(tmp_path / "rows.jsonl"))
+    assert {problem.result for problem in task.longest_prompts(3)} == {"2"}
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
@@ -235,6 +255,7 @@ def test_data_with_its_solutions(tmp_path):
         ({"question": "x" * 30_000, "answer": "3"}, "a question of 1 to"),
         ({"question": "How many?", "answer": "9" * 1000}, "no number, or is too long"),
         (["question", "answer"], "need question and answer"),
+        ({"question": "half of \ud83d", "answer": "3"}, "surrogates not allowed"),
     ],
 )
 def test_hostile_data_is_one_line(row, why, tmp_path):

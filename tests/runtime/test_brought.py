@@ -224,6 +224,26 @@ def test_a_window_is_refused_only_if_a_row_can_reach_it():
     assert "looks back 12 tokens" in refusal(check.check_model, model, 13)
 
 
+def test_a_window_that_stands_in_no_layer_list():
+    """Some classes hand it to the mask alone; a model may also say that it does not use it."""
+    model = random_model("llama")
+    model.config.sliding_window, model.config.layer_types = 12, None
+    assert "looks back 12 tokens" in refusal(check.check_model, model, 13)
+    model.config.use_sliding_window = False
+    check.check_model(model, 13)
+
+
+@pytest.mark.parametrize("of_a_kind", [False, True])
+def test_angles_that_change_with_the_length_are_refused(of_a_kind):
+    """Long rows of Phi-3's 128k models encode every position otherwise, so a cache is wrong."""
+    model = random_model("llama", max_position_embeddings=512)
+    rope = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    model.config.rope_parameters = {"full_attention": rope} if of_a_kind else rope
+    check.require_one_rope(model, 64)
+    line = refusal(check.require_one_rope, model, 65)
+    assert "beyond 64 tokens" in line and "--max_new_tokens" in line
+
+
 def test_the_engine_itself_stops_at_the_window():
     """For whoever calls it without the check above."""
     model = random_model("mistral", sliding_window=12, num_key_value_heads=2)
@@ -278,6 +298,13 @@ def test_a_template_that_reads_parts_is_given_parts(qwen_folder):
     parts = "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}"
     for text, problem in zip(asked(*with_template(qwen_folder, parts)), PROBLEMS, strict=True):
         assert problem.prompt() in text
+
+
+def test_a_template_that_trims_is_right(qwen_folder, monkeypatch):
+    """A prompt that ends in a line break is not left out."""
+    model, tokenizer = with_template(qwen_folder, "{{ messages[0]['content'] | trim }}\n")
+    monkeypatch.setattr(type(PROBLEMS[0]), "prompt", lambda problem: "Which is largest?\n")
+    assert all("Which is largest?" in text for text in asked(model, tokenizer))
 
 
 def test_a_template_that_leaves_the_problem_out_is_refused(qwen_folder):
@@ -344,6 +371,7 @@ def bare_tokenizer(folder):
     config = json.loads((folder / "config.json").read_text())
     del config["eos_token_id"]
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").unlink(missing_ok=True)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
 
 

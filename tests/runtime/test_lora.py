@@ -459,6 +459,16 @@ def of_biases(folder):
     return 4, "biases of the base"
 
 
+def of_another_start(folder):
+    change(folder, init_lora_weights="pissa")
+    return 4, "init_lora_weights, pissa, may change the base"
+
+
+def with_a_whole_layer(folder):
+    change(folder, modules_to_save=["lm_head"])
+    return 4, "trains lm_head whole (modules_to_save)"
+
+
 def no_lora(folder):
     settings = json.loads((folder / "adapter_config.json").read_text())
     ia3 = {"peft_type": "IA3", "target_modules": ["q_proj"], "feedforward_modules": []}
@@ -476,7 +486,7 @@ def change(folder, **settings):
     "damage",
     [
         *(of_another_rank, without_its_base, of_an_adapter, without_weights, of_another_model),
-        *(of_biases, no_lora),
+        *(of_biases, of_another_start, with_a_whole_layer, no_lora),
     ],
 )
 def test_an_adapter_that_cannot_be_trained(damage, tmp_path, request):
