@@ -50,7 +50,7 @@ def check_model(model, longest):
             reason = "its attention cannot be replaced by ours"
         raise InputError(f"--model {name}: its forward pass fails ({reason})") from error
     plain = torch.stack(plain).to(common.DEVICE)
-    off = max((found - plain).abs().max().item() for found in (sampled, learnt))
+    off = torch.stack([(found - plain).abs().max() for found in (sampled, learnt)]).max().item()
     if not off <= TOLERANCE[model.dtype]:  # or it is not a number
         raise InputError(
             f"--model {name}: a log-prob of ours is off its own by {off:.2g}, so training would be "

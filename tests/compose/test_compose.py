@@ -588,6 +588,14 @@ def test_a_new_script_states_its_own_advantage(newcomer):
     assert "not for dr_grpo.py's std" in refused(newcomer, "dr_grpo:std")
 
 
+def test_a_part_keeps_the_diff_contract(newcomer):
+    """What moves no axis would come along unseen."""
+    file = reader.HERE / "zoo/seventh.py"
+    source = file.read_text(encoding="utf-8")
+    file.write_text(source.replace("weight_decay=0.0", "weight_decay=0.1"), encoding="utf-8")
+    assert refused(newcomer).startswith("seventh.py breaks the diff contract: line ")
+
+
 def test_a_move_named_twice():
     """Two parts of one script may share no move; apart from each other they go together."""
     assert "dapo.py's kl is named twice" in refused("dapo:kl", "gspo", "dapo:sampling,kl")

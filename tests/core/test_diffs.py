@@ -112,6 +112,14 @@ def test_contract_can_fail(name, mutation):
     assert violations(name, MUTATIONS[mutation](source))
 
 
+def test_an_axis_moves_only_where_it_lies():
+    """A script's own axis, marked, and in a function that is not that axis's place."""
+    line = "ratio = torch.exp(log_ratio)  # (B, 1)  <- "
+    elsewhere = swap(source_of("gspo"), f"{line}granularity", f"{line}clip width")
+    (found, *_) = violations("gspo", elsewhere)
+    assert "policy_loss may not move clip width, it may move granularity" in found
+
+
 def test_budget_can_fail():
     padded = source_of("gspo").replace(
         "    ratio = torch.exp(log_ratio)",

@@ -1,9 +1,12 @@
 """A run as its user has it: its folder, kills, Ctrl-C, bad input, same numbers again, learning."""
 
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +16,7 @@ from types import SimpleNamespace
 
 from runtime import run_folder, session
 from runtime.measures import repeatable
-from runtime.options import parse_options
+from runtime.options import check_config, option, parse_options
 
 import pytest
 import torch
@@ -22,6 +25,8 @@ import transformers
 import common
 import dapo
 import grpo
+from countdown_task import CountdownTask, Problem
+from tasks import InputError
 
 KILLS = int(os.environ.get("GRPO_KILLS", 3))
 STEPS = 2 * KILLS
@@ -260,6 +265,143 @@ def test_a_checkpoint_carries_more_than_the_optimizer(tiny, tmp_path):
     assert loaded["memory"].running_mean.tolist() == [10.0] * 3
 
 
+def test_a_log_is_json_up_to_its_last_whole_line(tmp_path):
+    """Numbers that JSON lacks are null; what follows a line that a kill cut off is left out."""
+    folder = run_folder.RunFolder(tmp_path)
+    folder.begin({}, run_folder.START, overwrite=False)
+    folder.append("metrics.jsonl", {"a": math.nan, "b": math.inf, "c": 1})
+    file = tmp_path / "metrics.jsonl"
+    assert file.read_text() == '{"a": null, "b": null, "c": 1}\n'
+    file.write_text(file.read_text() + '{"step": 2, \n{"step": 3}\n')
+    assert run_folder.read_jsonl(file) == [{"a": None, "b": None, "c": 1}]
+
+
+# ---- What a run is made of ----------------------------------------------------------------------
+
+
+def test_each_held_out_problem_is_asked_once(monkeypatch):
+    """Whatever the number, with one stream through all parts: the seed's, and never training's."""
+    asked, streams = [], []
+
+    def sample_groups(model, tokenizer, problems, config, generator):
+        asked.extend(problems * config.group_size)
+        streams.append(generator)
+
+    monkeypatch.setattr(grpo, "sample_groups", sample_groups)
+    for seed in (1, 2):
+        grpo.evaluate(None, None, list(range(600)), grpo.Config(seed=seed))
+    assert asked == [*range(600), *range(600)]
+    one, two = (stream.initial_seed() for stream in dict.fromkeys(streams))
+    training = common.torch_stream(1, "sampling", 1).initial_seed()
+    assert len({one, two, training}) == 3
+
+
+def test_every_step_and_every_seed_draws_anew(monkeypatch):
+    """Problems and random numbers both follow from seed and step, and from nothing else."""
+    monkeypatch.setattr(grpo, "compute_rewards", lambda *_: None)
+    task = SimpleNamespace(sample=lambda count, rng: [rng.random() for _ in range(count)])
+    drawn = {}
+
+    def sample_groups(model, tokenizer, problems, config, generator):
+        drawn.setdefault("problems", []).append(problems[0])
+        drawn.setdefault("tokens", []).append(generator.initial_seed())
+        return SimpleNamespace(problems=problems, completions=None)
+
+    monkeypatch.setattr(grpo, "sample_groups", sample_groups)
+    for seed, step in ((1, 1), (1, 2), (2, 1), (1, 1)):
+        grpo.sample_batch(None, None, task, grpo.Config(seed=seed), step)
+    for first, next_step, next_seed, again in drawn.values():
+        assert first == again and len({first, next_step, next_seed}) == 3
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(0, [0, 3]), (2, [0, 2, 3])])
+def test_first_and_last_step_are_evaluated(every, evaluated, tiny, tmp_path, capsys):
+    """Whatever --eval_every: the last line of a run compares them."""
+    changes = {"steps": 3, "eval_every": every, "max_new_tokens": 4}
+    train(**tiny | changes, output_dir=tmp_path / "run")
+    rows = run_folder.read_jsonl(tmp_path / "run/metrics.jsonl")
+    assert [row["step"] for row in rows if "eval_accuracy" in row] == evaluated
+    assert re.search("held-out accuracy .* at step 0 -> .* at step 3 ", capsys.readouterr().out)
+
+
+def test_what_a_step_is_trained_with(tiny, tmp_path, monkeypatch):
+    """AdamW at the given rate without decay; k3 is against the initial model, which stays."""
+    seen = []
+    update = grpo.update_policy
+
+    def watched(model, optimizer, rollout, advantages, config):
+        seen.append((optimizer.param_groups[0], rollout))
+        return update(model, optimizer, rollout, advantages, config)
+
+    monkeypatch.setattr(grpo, "update_policy", watched)
+    train(**tiny | {"steps": 2}, output_dir=tmp_path / "run")
+    for group, _ in seen:
+        assert (group["lr"], group["weight_decay"]) == (1e-3, 0)
+    config = grpo.Config(**tiny)
+    reference, _ = common.load_model(tiny["model"])
+    rollout = seen[1][1]
+    expected = grpo.over_rollout(grpo.completion_logprobs, reference, rollout, config)
+    torch.testing.assert_close(rollout.ref_logprobs, expected)
+    assert (rollout.ref_logprobs - rollout.logprobs).abs().max() > 0.01  # the policy has moved
+
+
+def judged(*rows):
+    """A rollout of one completion a row: (right?, tokens, cut off?)."""
+    right, tokens, cut = zip(*rows, strict=True)
+    return SimpleNamespace(
+        problems=[Problem((1, 2), 3)] * len(rows),
+        completions=["x" * count for count in tokens],
+        correct=torch.tensor(right),
+        truncated=torch.tensor(cut),
+        tokens_sampled=sum(tokens),
+    )
+
+
+def test_an_evaluation_by_hand(tiny, tmp_path, monkeypatch, capsys):
+    """Of both parts: 1 of 4 right, 12 tokens each, one is cut off; the interval is t's."""
+    parts = [judged((0, 2, 0), (1, 6, 0)), judged((0, 20, 0), (0, 20, 1))]
+    monkeypatch.setattr(grpo, "evaluate", lambda *_: parts)
+    train(**tiny | {"steps": 0}, output_dir=tmp_path / "run")
+    (row,) = run_folder.read_jsonl(tmp_path / "run/metrics.jsonl")
+    found = {name: value for name, value in row.items() if name.startswith("eval_")}
+    assert found == {
+        "eval_accuracy": 0.25,
+        "eval_length": 12,
+        "eval_truncated": 0.25,
+        "eval_problems": 4,
+    }
+    samples = run_folder.read_jsonl(tmp_path / "run/samples.jsonl")
+    assert [(s["right"], len(s["completion"])) for s in samples] == [
+        (False, 2),
+        (True, 6),
+        (False, 20),
+        (False, 20),
+    ]
+    # t of three degrees is 3.182, the sample's deviation 1/2: 3.182 / 2 / 2.
+    assert "held-out: 25.0% ± 79.6% right of 4 problems, 12 tokens each" in capsys.readouterr().out
+
+
+def test_the_clock_of_a_step_by_hand(tiny, tmp_path, monkeypatch, capsys):
+    """Sampling takes 90 s and updating 30 s of both steps: two minutes are left after the first."""
+    now = [0.0]
+    lap = session.Run.lap
+
+    def timed(run, phase):
+        now[0] += {"sampling": 90.0, "updating": 30.0}[phase]
+        lap(run, phase)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(session.Run, "lap", timed)
+    train(**tiny | {"steps": 2}, output_dir=tmp_path / "run")
+    rows = [r for r in run_folder.read_jsonl(tmp_path / "run/metrics.jsonl") if "reward" in r]
+    drawn = [row["tokens_sampled"] for row in rows]
+    assert [row["seconds"] for row in rows] == [120, 120]
+    assert rows[1]["tokens_per_second_sampling"] == pytest.approx(drawn[1] / 90)
+    assert [row["tokens_total"] for row in rows] == [drawn[0], sum(drawn)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith(" min")]
+    assert [line.split()[-2] for line in lines] == ["2.0", "0.0"]
+
+
 # ---- What a run refuses -------------------------------------------------------------------------
 
 
@@ -359,6 +501,53 @@ def test_bounds_that_name_another_option(monkeypatch):
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit, match="--overlong_cache 257: at most --max_new_tokens 256"):
         session.launch(dapo.train, dapo.Config, dapo.__doc__)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside"),
+    [
+        ({"at_least": 1}, [1, 2], [0, 2**63]),
+        ({"above": 0}, [1e-30, 1e30], [0.0, -1.0, 1e-31, 1e31, math.inf, math.nan]),
+        ({"below": 1}, [0.9, -1.0], [1, 1.0]),
+        ({"within": (0, 1)}, [0, 0.5, 1], [-0.1, 1.1]),
+        ({"choices": ["a", "b"]}, ["a", ["a", "b"]], ["c", ["a", "c"]]),
+        ({"at_most": "other"}, [1, 6], [7]),
+        ({"divides": "other"}, [1, 3, 6], [0, 4, 12]),
+        ({"per": "names"}, [[1.0, 2.0]], [[1.0], [1.0, 2.0, 3.0]]),
+    ],
+)
+def test_bounds_by_hand(bounds, inside, outside):
+    """Each rule at its edges; the line names the option."""
+    known = [("other", int, option(6, "")), ("names", list, option(["a", "b"], ""))]
+    fields = [("mine", object, option(None, "", **bounds)), *known]
+    config_class = dataclasses.make_dataclass("Config", fields)
+    for value in inside:
+        check_config(config_class(mine=value))
+    for value in outside:
+        with pytest.raises(InputError, match=r"^--mine"):
+            check_config(config_class(mine=value))
+
+
+def test_a_context_may_be_filled_to_its_last_token(tiny):
+    """Of 256 tokens; with one more, the line says how much room there is."""
+    model, tokenizer = common.load_model(tiny["model"])
+    problems = CountdownTask().held_out(3)
+
+    def longest(room):
+        config = grpo.Config(max_new_tokens=room)
+        return max(map(len, common.encode_prompts(model, tokenizer, problems, config)))
+
+    room = 256 - longest(1)
+    assert longest(room) == 256 - room
+    with pytest.raises(InputError, match=f"room for {room} in the model's context of 256"):
+        longest(room + 1)
+
+
+def test_so_many_tokens_at_once_are_too_many():
+    config = grpo.Config(max_new_tokens=2**10)
+    common.check_size(2**21 - 1, config)
+    with pytest.raises(InputError, match="2147483648 tokens at once are too many"):
+        common.check_size(2**21, config)
 
 
 def test_unknown_option(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 from runtime import measures
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+import cispo
 import common
 import grpo
 from countdown_task import Problem
@@ -168,8 +170,8 @@ def batch(llama_folder):
     return lambda: common.load_model(llama_folder)[0], rollout, scores, config
 
 
-def gradients(batch, **changes):
-    """Gradient of the first minibatch, seen by an optimizer that only looks."""
+def gradients(batch, script=grpo, **changes):
+    """Gradient of each minibatch, seen by an optimizer that only looks."""
     fresh, rollout, scores, config = batch
     model, seen = fresh(), []
 
@@ -177,8 +179,8 @@ def gradients(batch, **changes):
         def step(self):
             seen.append([p.grad.clone() for p in self.param_groups[0]["params"]])
 
-    config = replace(config, max_grad_norm=1e9, **changes)
-    grpo.update_policy(model, Look(model.parameters(), lr=0.0), rollout, scores, config)
+    config = replace(config, **{"max_grad_norm": 1e9} | changes)
+    script.update_policy(model, Look(model.parameters(), lr=0.0), rollout, scores, config)
     return seen
 
 
@@ -237,6 +239,23 @@ def test_advantages_may_differ_from_token_to_token(batch):
     assert first[0].abs().max() > 0 and not torch.allclose(first[0], whole[0], rtol=0.1)
 
 
+def test_a_minibatch_is_updated_as_if_it_were_alone(batch):
+    """Its counts are its own: in cispo.py they are those of its tokens."""
+    fresh, rollout, scores, config = batch
+    names = ("prompts", "completion_ids", "mask", "logprobs", "entropy", "ref_logprobs")
+    half = replace(rollout, **{name: getattr(rollout, name)[:12] for name in names})
+    for script in (grpo, cispo):
+        alone = gradients((fresh, half, scores[:2], config), script, minibatches=1)
+        assert_same(gradients(batch, script)[0], alone[0])
+
+
+def test_a_large_gradient_is_scaled_down(batch):
+    """To a norm of max_grad_norm, in its direction."""
+    whole = gradients(batch)[0]
+    norm = torch.nn.utils.get_total_norm(whole).item()
+    assert_same(gradients(batch, max_grad_norm=norm / 4)[0], [g / 4 for g in whole])
+
+
 def test_several_optimizer_steps_per_rollout(batch):
     """At one step per rollout no ratio ever leaves 1 and the clip is dead."""
     fresh, rollout, scores, config = batch
@@ -286,6 +305,65 @@ def test_small_updates_are_not_lost(batch):
     assert torch.stack(moved).mean() > 0.9
 
 
+def test_what_an_update_measures_by_hand(batch):
+    """Every token at log r = 0.3: k3 is e^0.3 - 1.3; clipped, and here uncertain, where A > 0."""
+    fresh, rollout, scores, config = batch
+    model = fresh()
+    entropy = (scores.view(-1, 1) > 0) * rollout.mask
+    older = replace(rollout, logprobs=(rollout.logprobs - 0.3) * rollout.mask, entropy=entropy)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    metrics = grpo.update_policy(model, optimizer, older, scores, config)
+    assert metrics["kl_old"] == pytest.approx(math.exp(0.3) - 1.3, rel=1e-3)
+    assert metrics["clipped_uncertain"] == 1 and 0 < metrics["clipped_high"] < 1
+
+
+def test_what_is_said_of_a_rollout_by_hand():
+    """Right with 2 tokens and wrong with 4; in the other group both wrong with 5, one cut off."""
+    mask = (torch.arange(5) < torch.tensor([[2], [4], [5], [5]])).float()
+    rollout = SimpleNamespace(
+        mask=mask,
+        correct=torch.tensor([1, 0, 0, 0]),
+        truncated=torch.tensor([0, 0, 0, 1]),
+        entropy=mask * torch.tensor([[1.0], [0.0], [0.0], [2.0]]),
+        completions=[""] * 4,
+        completions_sampled=8,
+        tokens_sampled=40,
+    )
+    rewards = torch.tensor([[[1.0, 1, 0], [0, 1, 0]], [[0, 0, -1], [0, 0, 0]]])  # K + 1 in dapo.py
+    found = measures.describe(rollout, rewards, grpo.Config(reward_weights=[1.0, 0.5]))
+    assert found == {
+        "reward": 0.5,
+        "accuracy": 0.25,
+        "reward_answer": 0.25,
+        "reward_format": 0.5,
+        "length": 4,
+        "length_right": 2,
+        "length_wrong": pytest.approx(14 / 3),
+        "truncated": 0.25,
+        "entropy": 12 / 16,
+        "retry": None,
+        "groups_without_signal": 0.5,
+        "completions_sampled": 8,
+        "tokens_sampled": 40,
+    }
+
+
+def test_what_a_clock_and_the_machine_say_is_left_out():
+    """And nothing else: every comparison of two runs rests on it."""
+    kept = {"step": 1, "tokens_total": 5, "tokens_sampled": 5, "reward": 0.5}
+    others = {"seconds": 1, "seconds_sampling": 1, "tokens_per_second_sampling": 5, "threads": 2}
+    assert measures.repeatable([kept | others | {"peak_memory_mb": 300.0}]) == [kept]
+    assert 50 < measures.peak_memory_mb() < 50_000
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.25, "25.0% ± 79.6%"), (0.0, "0.0%"), (1.0, "100.0%")]
+)
+def test_accuracy_with_its_interval_by_hand(share, text):
+    """Of 4: t of three degrees, 3.182, times a sample std of 1/2 over 2; none without spread."""
+    assert measures.accuracy_text({"accuracy": share, "problems": 4}) == text
+
+
 def test_clipped_uncertain_tokens_are_counted():
     """Three uncertain tokens under the mask, two of them clipped, one on either side."""
     metrics = measures.TokenMetrics(torch.zeros(1, 1))
@@ -315,7 +393,11 @@ def test_spread_and_levels_by_hand():
     ratio = torch.exp(torch.tensor([[1.0, -1.0, 0.0, 7.0]]))
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     metrics.add({"ratio": ratio}, mask, torch.zeros(1, 4))
+    metrics.grad_norms += [1.0, 3.0]
     found = metrics.summary()
     assert found["ratio_spread"] == pytest.approx(math.sqrt(2 / 3))
+    extremes = found["ratio_min"], found["ratio_max"]  # e^7 is off the mask
+    assert extremes == pytest.approx((math.exp(-1), math.e))
+    assert (found["grad_norm"], found["updates"]) == (2, 2)
     assert (found["advantage_levels"], found["advantage_max"]) == (3, pytest.approx(0.50001))
     assert measures.TokenMetrics(torch.zeros(2, 1)).summary()["ratio_spread"] is None

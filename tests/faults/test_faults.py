@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from runtime import run_folder, session
 from runtime.measures import repeatable
@@ -168,7 +169,7 @@ def test_the_last_checkpoint_is_kept_until_the_next_is_read_back(
     with monkeypatch.context() as patch:
         patch.setattr(run_folder.RunFolder, "_read_back", after_damage)
         line = refused(model, folder, resume=True)
-    assert broken in line and "--resume" in line
+    assert broken in line and "--resume" in line and not (folder / "checkpoint.new").exists()
     assert json.loads((folder / "checkpoint/state.json").read_text())["step"] == 1
     train(model, folder, resume=True)
     assert rows(folder) == rows(finished)
@@ -221,6 +222,33 @@ def test_a_checkpoint_without_digests(model, finished, tmp_path):
     (folder / "checkpoint/state.json").write_text('{"step": 2, "tokens": 96}')
     line = refused(model, folder, resume=True)
     assert "state.json" in line and "older version" in line and "--overwrite" in line
+
+
+def test_a_state_that_was_edited_is_damaged(model, finished, tmp_path):
+    """It says where a run goes on; the digest of what it says is in it."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    file = folder / "checkpoint/state.json"
+    file.write_text(file.read_text().replace('"step": 2', '"step": 1', 1))
+    line = refused(model, folder, resume=True)
+    assert "state.json is damaged (its contents have changed)" in line
+
+
+def test_death_while_a_run_is_overwritten(model, finished, tmp_path, monkeypatch):
+    """What is left is a run's folder still, so that --overwrite is enough the next time too."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+
+    unlink = Path.unlink
+
+    def mortal(path, *rest, **options):
+        if path.name == "samples.jsonl":
+            raise KeyboardInterrupt
+        unlink(path, *rest, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", mortal)
+        train(model, folder, overwrite=True)
+    train(model, folder, overwrite=True)
+    assert rows(folder) == rows(finished)
 
 
 def test_a_damaged_config_is_replaced_by_the_checkpoint_s(model, finished, tmp_path):

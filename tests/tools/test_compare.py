@@ -105,6 +105,28 @@ def test_evaluations_of_one_step_are_compared():
     same = run({0: 7, 10: 7, 20: 7})
     rows = compare.table([mine, other, same], {"arm": [other, same, same]}, 1, 12)
     assert rows[1].split() == ["eval_accuracy", "10", "-", "7", "(-3)", "7", "to", "7*"]
+    assert len(compare.table([mine], {}, 6, 9)) == 1  # none in these steps, so none is shown
+
+
+def test_a_band_spans_the_seeds_where_all_have_a_number():
+    rows = [{1: 3.0, 2: 5.0, 3: 1.0}, {1: 4.0, 2: 2.0}]
+    seeds = [runs.Run("a", "grpo", [{"step": s, "x": x} for s, x in r.items()], []) for r in rows]
+    steps, low, high = compare.band(seeds, "x")
+    assert (list(steps), low, high) == ([1, 2], [3.0, 2.0], [4.0, 5.0])
+
+
+def test_another_task_is_no_fair_comparison(tmp_path, monkeypatch, capsys):
+    """Of another run, or of a committed arm, which is on Countdown."""
+    one, two = write_run(tmp_path / "one"), write_run(tmp_path / "two")
+    (two / "config.json").write_text('{"script": "grpo", "task": "tasks.question_task"}')
+    monkeypatch.setattr(compare, "draw", lambda *_: None)
+    for words, said in (
+        ((one, two), True),
+        ((two, "--committed", "long"), True),
+        ((two, two), False),
+        ((one, "--committed", "long"), False),
+    ):
+        assert ("no fair comparison" in printed(monkeypatch, capsys, *words)) == said
 
 
 def test_one_more_seed_by_hand():

@@ -248,11 +248,21 @@ def test_states_begin_at_their_thresholds(planted, word):
         ("truncated", 0.96, 0.94, "completions are cut off"),
         ("reward_format", 0.06, 0.04, "never writes the format"),
         ("sampler_kl", 1.9e-3, 2.1e-3, "sampler and update disagree"),
+        ("kl_old", 0.9e-3, 1.1e-3, "token ratios are noisy"),
+        ("clipped_uncertain", 0.019, 0.021, "uncertain tokens are clipped"),
+        ("groups_without_signal", 0.29, 0.31, "groups without signal"),
+        ("kl_ref", 0.19, 0.21, "policy far from the start"),
     ],
 )
 def test_new_symptoms_begin_at_their_thresholds(metric, below, above, symptom):
     for value, is_shown in ((below, False), (above, True)):
         assert (symptom in shown(run(**{metric: [value] * STEPS}))) == is_shown
+
+
+def test_entropy_collapses_below_three_fifths_of_what_it_was():
+    for left, is_shown in ((0.061, False), (0.059, True)):
+        rows = run(entropy=[0.1] * 10 + [left] * 10)
+        assert ("entropy collapses" in shown(rows)) == is_shown
 
 
 def test_held_out_accuracy_that_is_gone():
@@ -265,6 +275,8 @@ def test_held_out_accuracy_that_is_gone():
     }
     evaluations[-1]["eval_accuracy"] = 0.2
     assert symptoms.state("grpo", run(), evaluations).word == "healthy"
+    evaluations.insert(1, {"step": 10, "eval_accuracy": 0.5})  # it had risen in between
+    assert symptoms.state("grpo", run(), evaluations).word == "broken"
 
 
 def test_one_completion_per_problem_may_starve():

@@ -261,6 +261,33 @@ def test_explained_variance_is_against_rewards():
     assert set(flat.values()) == {None}
 
 
+@pytest.mark.parametrize("module", [ppo, vapo], ids=["ppo", "vapo"])
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_the_critic_learns_a_mean_over_the_tokens_of_a_minibatch(module, minibatches, monkeypatch):
+    """Whatever the micro-batches are; a gradient above max_grad_norm is scaled down to it."""
+    batch = random_batch(far=True)
+    critic, seen = Table(batch.logprobs.detach()), []
+    monkeypatch.setattr(
+        module,
+        "prefix_values",
+        lambda critic, rollout, rows, config: critic.logprobs[rows] * batch.mask[rows],
+    )
+    monkeypatch.setattr(engine, "pack_rows", lambda rollout, rows, config: [rows[:3], rows[3:]])
+    rollout = SimpleNamespace(mask=batch.mask, values=batch.old * batch.mask)
+    optimizer = SimpleNamespace(
+        step=lambda: seen.append(critic.logprobs.grad.clone()), zero_grad=critic.zero_grad
+    )
+    returns = batch.ref * batch.mask
+    config = module.Config(minibatches=minibatches, max_grad_norm=1e9)
+    module.update_critic(critic, optimizer, rollout, returns, config)
+    errors = module.value_loss(batch.logprobs, batch.old, returns, config) * batch.mask
+    parts = zip(errors.chunk(minibatches), batch.mask.chunk(minibatches), strict=True)
+    equal(sum(seen), grad(sum(part.sum() / mask.sum() for part, mask in parts), batch))
+    config = replace(config, max_grad_norm=1e-3)
+    module.update_critic(critic, optimizer, rollout, returns, config)
+    assert len(seen) == 2 * minibatches and seen[-1].norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
 # ---- VAPO ---------------------------------------------------------------------------------------
 
 
@@ -421,6 +448,8 @@ def test_the_reward_model_learns_outcomes(minibatches, monkeypatch):
     loss = F.binary_cross_entropy_with_logits(score, right.double(), reduction="none")
     expected = grad(sum(part.mean() for part in loss.chunk(minibatches)), batch)
     equal(sum(seen), expected)
+    prime.update_reward_model(model, optimizer, rollout, replace(config, max_grad_norm=1e-3))
+    assert seen[-1].norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_auc_by_hand():

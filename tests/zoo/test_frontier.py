@@ -5,7 +5,7 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
-from runtime import engine, measures
+from runtime import engine, measures, run_folder
 from runtime.options import check_config
 
 import pytest
@@ -133,6 +133,9 @@ def test_the_weights_that_tis_trains_with(tmp_path, llama_folder, monkeypatch):
     on = coarse.weights[coarse.mask > 0]
     assert on.max() == pytest.approx(1.001) and on.min() < 0.999
     assert (coarse.weights[coarse.mask == 0] == 1).all()  # off the mask both log-probs are 0
+    rows = run_folder.read_jsonl(tmp_path / "coarse/metrics.jsonl")
+    (row,) = [row for row in rows if "sampler_kl" in row]
+    assert row["sampler_kl"] > 0 and row["sampler_weight_max"] > 1.001  # before the cap
 
 
 @pytest.mark.parametrize("module", [grpo, tis, deepseek_v32, dppo, dro], ids=lambda m: m.__name__)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
 
-from runtime import run_folder, session
+from runtime import measures, run_folder, session
 from runtime.measures import repeatable
 
 import pytest
@@ -182,6 +182,10 @@ OWN = {
 }
 
 
+WATCHED = ("sample_batch", "compute_advantages", "update_critic")
+WATCHED += ("process_rewards", "update_reward_model")
+
+
 def module_of(name):
     return import_module(f"zoo.{name}")
 
@@ -217,7 +221,7 @@ def finished(llama_folder, tmp_path_factory):
         config, calls = config_of(name, folder, llama_folder), defaultdict(list)
         with pytest.MonkeyPatch.context() as patch:
             judge_by_length(patch, script)
-            for function in ("sample_batch", "compute_advantages"):
+            for function in filter(vars(script).get, WATCHED):
                 patch.setattr(script, function, watched(calls, getattr(script, function)))
             if script is spo:
                 update = watched_update(calls, spo.Tracker.update)
@@ -237,6 +241,7 @@ def watched(calls, function):
     def replacement(*arguments):
         result = function(*arguments)
         calls[function.__name__].append((arguments, result))
+        calls["order"].append(function.__name__)
         return result
 
     return replacement
@@ -384,6 +389,44 @@ def test_spo_counts_its_offline_completions_once(finished):
     first, *others = [row["tokens_sampled"] for row in run.rows]
     assert others == tokens[1:] and 12 <= first - tokens[0] <= 12 * 12
     assert run.rows[-1]["tokens_total"] == first + sum(others)
+
+
+@pytest.mark.parametrize("name", ["ppo", "vapo"])
+def test_the_critic_learns_the_returns_at_its_own_rate(name, finished):
+    run = finished(name)
+    pairs = zip(run.calls["update_critic"], run.calls["compute_advantages"], strict=True)
+    for ((critic, optimizer, rollout, returns, config), _), (_, (_, expected)) in pairs:
+        assert returns is expected and rollout.values.shape == returns.shape
+        assert optimizer.param_groups[0]["lr"] == config.critic_learning_rate
+        assert {*optimizer.param_groups[0]["params"]} == {*critic.parameters()}
+
+
+def test_vapo_trains_its_critic_first_and_counts_that_in_step_1(finished):
+    """On two rollouts of steps that no training has, before the first advantages of the policy."""
+    run = finished("vapo")
+    drawn = [(arguments[-1], rollout) for arguments, (rollout, _) in run.calls["sample_batch"]]
+    assert [step for step, _ in drawn] == [1, 0, -1, 2, 3]
+    tokens = [int(rollout.mask.sum()) for _, rollout in drawn]
+    assert [row["tokens_sampled"] for row in run.rows] == [sum(tokens[:3]), *tokens[3:]]
+    assert [row["completions_sampled"] for row in run.rows] == [3 * 16, 16, 16]
+    assert run.calls["update_critic"][0][0][2] is drawn[1][1]
+
+
+def test_prime_scores_a_rollout_before_it_sees_its_outcomes(finished):
+    """Advantages and reward_auc are of the scores before, reward_auc_seen of those after."""
+    run = finished("prime")
+    step = ["process_rewards", "update_reward_model", "process_rewards", "compute_advantages"]
+    assert [name for name in run.calls["order"] if name in step] == step * STEPS
+    scored = [process for _, process in run.calls["process_rewards"]]
+    for index, row in enumerate(run.rows):
+        before, after = scored[2 * index : 2 * index + 2]
+        (_, process, *_), _ = run.calls["compute_advantages"][index]
+        (_, optimizer, rollout, config), _ = run.calls["update_reward_model"][index]
+        assert process is before and not torch.equal(before, after)
+        assert before.any() == (index > 0)  # at first the reward model is the reference
+        assert row["reward_auc"] == measures.auc(before.sum(1), rollout.correct)
+        assert row["reward_auc_seen"] == measures.auc(after.sum(1), rollout.correct)
+        assert optimizer.param_groups[0]["lr"] == config.reward_learning_rate
 
 
 # ---- The ladder on a real model -----------------------------------------------------------------
