@@ -101,7 +101,7 @@ MUTATIONS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
-@pytest.mark.parametrize("name", CONTRACT)
+@pytest.mark.parametrize("name", ["gspo", "dapo", "zoo.rloo", "zoo.gigpo", "zoo.vapo"])
 def test_contract_can_fail(name, mutation):
     source = source_of(name)
     if mutation == "renamed variable in an allowed function" and "clipped = ratio" not in source:
