@@ -32,7 +32,8 @@ def merge(source, output):
 
     adapter = model_files.model_of_run(str(source))
     base, _ = common.load_model(lora.base_of(adapter)[0])
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # peft's, not ours
+    # Not every adapter can be merged, and the warnings are peft's.
+    with one_line(source), warnings.catch_warnings(action="ignore", category=FutureWarning):
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload()
     partial = output.with_name(output.name + ".part")
     with one_line(output):

@@ -21,6 +21,7 @@ from countdown_task import Problem
 from tasks import InputError
 from tests.core import test_engine
 from tools import tiny_runs
+from tools.merge import merge
 
 peft = pytest.importorskip("peft")
 graphs = test_engine.graphs  # the sampler as on a GPU
@@ -385,6 +386,19 @@ def test_merged_it_computes_the_same(finished, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "it is there already" in said and "nothing to merge" in said
     assert not (tmp_path / "again").exists()
+
+
+def test_an_adapter_that_cannot_be_merged(llama_folder, tmp_path):
+    """One with a bias of its own, on layers that have none."""
+    import peft
+
+    model, tokenizer = common.load_model(llama_folder)
+    settings = peft.LoraConfig(target_modules="all-linear", lora_bias=True, task_type="CAUSAL_LM")
+    for part in (peft.get_peft_model(model, settings), tokenizer):
+        part.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="adapter: Impossible to merge"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 # ---- Refusals, a line each ----------------------------------------------------------------------
