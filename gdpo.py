@@ -23,7 +23,7 @@ The method in code:
     pooled = (advantages * torch.tensor(config.reward_weights)).sum(-1)
 
 vs grpo.py: 1) normalises before it pools, so that reward combinations keep their advantages apart;
-    2) rescales A by the rollout's std. Not implemented: conditioned rewards (Eq. 8), no KL.
+    2) rescales A by the rollout's std. Not implemented: conditioned rewards (Eq. 8). KL: grpo.py's.
 """
 
 from dataclasses import dataclass, replace
