@@ -13,11 +13,12 @@ if __package__ != "compose":
     raise SystemExit("run it from the repository's folder: python -m compose dapo gspo -o mine.py")
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
 from compose import composition
-from compose.reader import HERE, short
+from compose.reader import HERE, parts_named, short
 from compose.rules import PRESETS
 from tasks import InputError, printable
 
@@ -31,14 +32,24 @@ def listing():
     return "\n".join(lines)
 
 
+def is_untouched(path):
+    """Whether a file is what compose made of some parts, and nobody has changed it since."""
+    with contextlib.suppress(InputError, OSError, ValueError):
+        source = path.read_text(encoding="utf-8")
+        parts = parts_named(source)
+        bundles = [None, *(one for one in PRESETS.values() if one.parts.split() == parts)]
+        return any(composition.compose(parts, one).source == source for one in bundles if parts)
+    return False
+
+
 def write(path, source):
-    """The script where its imports are found; InputError if that is not so, or if it exists."""
+    """The script where its imports are found; InputError if not so, or if a file would be lost."""
     if path.suffix != ".py" or not path.stem.isidentifier():
         raise InputError(f"--output {path}: a Python script needs a name such as mine.py")
     if path.absolute().parent not in (HERE, HERE / "zoo"):
         raise InputError(f"--output {path}: put it beside grpo.py or into zoo/, for its imports")
     try:
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("w" if is_untouched(path) else "x", encoding="utf-8") as file:
             file.write(source)
     except FileExistsError:
         raise InputError(f"--output {path}: it exists; choose another name or delete it") from None
@@ -48,7 +59,9 @@ def write(path, source):
 
 def main():
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m compose",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help="dapo, or dapo:sampling,kl")
     parser.add_argument("--preset", choices=PRESETS, help="a bundle that people meet")

@@ -11,6 +11,7 @@ same round; memory is that of the whole process, from which the base without a s
 if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.critic_cost")
 
+import argparse
 import json
 import os
 import statistics
@@ -52,6 +53,7 @@ def step_of(module, folder, **changes):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(ROUNDS):

@@ -24,6 +24,7 @@ knows better it knows late in the completion, where few tokens are left to decid
 if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.gradient_noise")
 
+import argparse
 import json
 from dataclasses import replace
 
@@ -177,6 +178,7 @@ def measure(model, tokenizer, config):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     config = ppo.Config(prompts_per_step=16, group_size=GROUP)
     folder = common.HERE / "runs/gradient_noise"
     grpo.train(grpo.Config(steps=STEPS, eval_every=0, output_dir=str(folder), overwrite=True))

@@ -9,6 +9,7 @@ docs/reference/own_task.md shows.
 if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.questions")
 
+import argparse
 import importlib
 import json
 import subprocess
@@ -66,6 +67,7 @@ def table():
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     base = RUNS / "base"
     if not (base / "model.safetensors").exists():
         command = f"-m base_model.warm_start {WARM_START} --output_dir {base}"

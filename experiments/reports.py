@@ -3,6 +3,7 @@
 if __package__ != "experiments":
     raise SystemExit("run it from the repository's folder: python -m experiments.reports")
 
+import argparse
 import re
 from collections import Counter
 
@@ -378,6 +379,7 @@ def ranges(asked):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     folder = HERE / "experiments"
     page = HERE / "docs/solutions.md"
     page.write_text(solutions(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -11,12 +11,16 @@ from runtime import chat, lora
 from runtime.kv_cache import right_pad
 
 import torch
-from accelerate.utils import gather_object
-from datasets import Dataset
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
-from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
-from trl.rewards import get_soft_overlong_punishment
+
+try:
+    from accelerate.utils import gather_object
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+    from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+    from trl.rewards import get_soft_overlong_punishment
+except ModuleNotFoundError as error:
+    raise SystemExit(f"TRL needs {error.name}: pip install -r tests/requirements.txt") from error
 
 import common
 from experiments import problems

@@ -7,6 +7,7 @@ docs/reference/map.md are one source.
 if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.atlas")
 
+import argparse
 import csv
 from dataclasses import dataclass
 
@@ -218,6 +219,7 @@ def draw_rows(axes, part):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(atlas(), encoding="utf-8")
     for page, heading in MAPS:
         path = HERE / page

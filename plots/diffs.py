@@ -3,6 +3,7 @@
 if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.diffs")
 
+import argparse
 import re
 
 from compose.edits import changed_lines, matched
@@ -95,6 +96,7 @@ def page():
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(page(), encoding="utf-8")
 
 

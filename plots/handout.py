@@ -10,6 +10,7 @@ room to predict.
 if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.handout")
 
+import argparse
 import html
 
 import common
@@ -105,5 +106,6 @@ def handout():
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     PAGE.write_text(handout(), encoding="utf-8")
     print(f"open {PAGE} in a browser and print it on both sides")

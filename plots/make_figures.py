@@ -7,6 +7,7 @@ by `python -m experiments.reports`.
 if __package__ != "plots":
     raise SystemExit("run it from the repository's folder: python -m plots.make_figures")
 
+import argparse
 import json
 import textwrap
 
@@ -556,6 +557,7 @@ def draw_speed():
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__).parse_args()
     draw_map(
         (*SCRIPTS, "tis"),
         AXIS_TRACKS,

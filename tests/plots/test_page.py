@@ -7,7 +7,7 @@ import pytest
 
 from common import HERE
 from compose import reader
-from compose.contract import violations
+from compose.contract import CONTRACT, violations
 from compose.reader import equations, method_in_code, source_of, without_comment
 from experiments.catalogue import FRONTIER
 from plots import handout, make_figures, side_by_side, stories
@@ -22,7 +22,7 @@ QUESTIONS = (HERE / "docs/questions.md").read_text(encoding="utf-8")
 @pytest.fixture
 def documented(name):
     """A script that a student writes in exercise 7 is in no document, and need not be."""
-    if not stories.is_documented(name):
+    if name not in CONTRACT or not stories.is_documented(name):  # a copy has another's title
         pytest.skip(f"{name} has no section in docs/methods.md")
 
 
