@@ -22,8 +22,8 @@ The method in code:
     advantages = centred / (rewards.std(1, keepdim=True) + 1e-4)
     pooled = (advantages * torch.tensor(config.reward_weights)).sum(-1)
 
-vs grpo.py: 1) normalises before it pools, so that reward combinations keep their advantages apart;
-    2) rescales A by the rollout's std. Not implemented: conditioned rewards (Eq. 8). KL: grpo.py's.
+vs grpo.py: 1) normalises before it pools: different reward combinations keep different advantages;
+    2) rescales A by the rollout std. Not implemented: conditioned rewards (Eq. 8), runs without KL.
 """
 
 from dataclasses import dataclass, replace

@@ -96,8 +96,10 @@ def require_one_rope(model, longest):
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     for one in (rope, *(kind for kind in rope.values() if isinstance(kind, dict))):
+        if one.get("rope_type") not in ("longrope", "dynamic"):
+            continue
         limit = one.get("original_max_position_embeddings") or config.max_position_embeddings
-        if one.get("rope_type") in ("longrope", "dynamic") and longest > limit:
+        if longest > limit:
             raise InputError(
                 f"beyond {limit} tokens it encodes all positions anew (rope_type "
                 f"{one['rope_type']}), and a prompt with a whole completion has {longest}; lower "

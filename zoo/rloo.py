@@ -25,7 +25,8 @@ vs grpo.py: 1) the baseline leaves the completion out, so it is independent of i
     4) the KL is part of the reward, so a group whose answers are all right keeps a signal.
 The gradient sums over tokens. It is G / (G - 1) T times dr_grpo.py's at ratio 1, T the budget:
     max_grad_norm bites at every step and sets its size.
-The ratio and its clip are those of TRL. The paper has neither: the same gradient at ratio 1.
+The ratio and its clip are those of TRL, but for a cap of e^20 that keeps the product a number. The
+    paper has neither: the same gradient at ratio 1.
 Not implemented: group sizes of 2 and 4, as the paper has; refreshing the reference model.
 """
 

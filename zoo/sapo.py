@@ -22,8 +22,8 @@ The method in code:
     gate = torch.sigmoid(tau * (ratio - 1)) * 4 / tau
 
 vs grpo.py: a smooth gate takes the place of the hard clip. At ratio 1 its slope is 1, as grpo.py's;
-    away from 1, on either side, it falls, and never to 0: every token keeps some gradient. That is
-    the slope times the ratio, at most 1.6, at ratio 2, and below 1 again from 3.5 on.
+    away from 1 it falls on either side, but never to 0, so every token keeps some gradient. The
+    weight of a token is slope times ratio: largest at ratio 2 (1.6), below 1 again beyond 3.5.
 A failing token fades faster (the larger tau), because pushing it down lifts all others.
 Not implemented: the paper states no KL; grpo.py's stays.
 """
